@@ -1,0 +1,147 @@
+"""What do per-tag statistics cost beside the forward pass, and does memory grow with the corpus?
+
+Command:  python experiments/streaming_cost.py --treebank EWT_DIR [--model demo] [--device cpu] [--repeats 3]
+Cost:     a few minutes on two cores.
+Outcome:  streaming all neurons takes at most 1.25 times the bare forward pass of the same batches; peak memory is the
+          same for an eighth of the corpus and for all of it.
+
+Side by side in one process, alternating: the bare forward pass (same batches, no hook, no unembedding), and the same
+with the moments of all neurons for all tags. What a user would write otherwise (run_with_cache into a list, then numpy)
+is measured on the smallest part, since it keeps every activation. Memory is how much the resident size of a fresh
+process, sampled every 20 ms, grows while it streams a part of the corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import multiprocessing as mp
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+import posneurons as pn
+from posneurons import models
+from posneurons.activations import WordIndex, batches
+from posneurons.records import Corpus
+
+PARTS = (1 / 8, 1 / 4, 1 / 2, 1)
+
+
+def part_of(corpus: Corpus, share: float) -> Corpus:
+    return corpus.select(np.random.default_rng(0).random(corpus.n_rows) < share)
+
+
+@torch.no_grad()
+def bare(model: object, corpus: Corpus) -> None:
+    for batch in batches(corpus, models.describe(model).device):
+        models.residual(model, batch.tokens)
+
+
+@torch.no_grad()
+def plain(model: object, corpus: Corpus) -> np.ndarray:
+    """What a user would write: cache every layer, keep every word, correlate with numpy."""
+    info = models.describe(model)
+    names = [models.post_name(layer) for layer in range(info.n_layers)]
+    index, kept, tags = WordIndex(corpus, "predict"), [], []
+    for batch in batches(corpus, info.device):
+        cache = models.run_with_cache(model, batch.tokens, names)
+        words = index.of(batch.rows)
+        where = batch.places(corpus, index.position, words)
+        kept.append(np.concatenate([cache[name].flatten(0, 1)[where].float().cpu().numpy() for name in names], axis=1))
+        tags.append(corpus.word_tag[words])
+    x, y = np.concatenate(kept), np.eye(len(corpus.tags))[np.concatenate(tags)]
+    x, y = (x - x.mean(0)) / x.std(0), (y - y.mean(0)) / np.maximum(y.std(0), 1e-12)
+    return y.T @ x / len(x)
+
+
+def seconds(job: object, *args: object) -> float:
+    gc.collect()
+    begin = time.perf_counter()
+    job(*args)  # type: ignore[operator]
+    return time.perf_counter() - begin
+
+
+def memory_of(share: float, treebank: str, name: str, device: str, queue: mp.Queue) -> None:
+    model = pn.load_model(name, device=device)
+    corpus = part_of(
+        pn.align(pn.load_treebank(treebank), model.tokenizer, context=model.cfg.n_ctx).split("train"), share
+    )
+    bare(model, part_of(corpus, 0.02))  # what torch keeps for itself
+    gc.collect()
+    process, running, peak = psutil.Process(), True, 0
+
+    def watch() -> None:
+        nonlocal peak
+        while running:
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(0.02)
+
+    before = process.memory_info().rss
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    pn.tag_moments(model, corpus)
+    running = False
+    watcher.join()
+    queue.put((len(corpus), (peak - before) / 1e6))
+
+
+def measure_memory(args: argparse.Namespace) -> list[tuple[int, float]]:
+    context, rows = mp.get_context("spawn"), []
+    for share in PARTS:
+        queue = context.Queue()
+        process = context.Process(target=memory_of, args=(share, args.treebank, args.model, args.device, queue))
+        process.start()
+        rows.append(queue.get())
+        process.join()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--treebank", default=str(Path("../shared/data/ud/UD_English-EWT")))
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    model = pn.load_model(args.model, device=args.device)
+    corpus = pn.align(pn.load_treebank(args.treebank), model.tokenizer, context=model.cfg.n_ctx).split("train")
+    bare(model, part_of(corpus, 0.02))  # warm up
+    times = np.array(
+        [[seconds(bare, model, corpus), seconds(pn.tag_moments, model, corpus)] for _ in range(args.repeats)]
+    )
+    small = part_of(corpus, PARTS[0])
+    pairs = [(seconds(pn.tag_moments, model, small), seconds(plain, model, small)) for _ in range(args.repeats)]
+    streamed, cached = np.min(pairs, axis=0)
+    info = models.describe(model)
+    best = times.min(0)
+    setting = (
+        f"{args.model} ({info.dtype}, {info.n_layers} x {info.d_mlp} neurons), {len(corpus):,} words, "
+        f"{len(corpus.tokens):,} tokens, {torch.get_num_threads()} threads"
+    )
+    each = ", ".join(f"{ratio:.3f}" for ratio in times[:, 1] / times[:, 0])
+    lines = [
+        setting,
+        "",
+        f"| | seconds (best of {args.repeats}) |",
+        "| --- | ---: |",
+        f"| bare forward pass | {best[0]:.2f} |",
+        f"| forward pass with the moments of all tags | {best[1]:.2f} |",
+        f"| ratio (each repeat) | {best[1] / best[0]:.3f} ({each}) |",
+        f"| on {len(small):,} words: moments | {streamed:.2f} |",
+        f"| on the same: run_with_cache into a list, numpy | {cached:.2f} |",
+        "",
+        "| words | growth while streaming, MB |",
+        "| ---: | ---: |",
+        *(f"| {words:,} | {growth:.0f} |" for words, growth in measure_memory(args)),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

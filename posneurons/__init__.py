@@ -1,0 +1,68 @@
+"""Find the part-of-speech neurons of Llama 3, show what they encode, and prove by lesion what they do.
+
+    import posneurons as pn
+
+    model = pn.load_model()
+    corpus = pn.align(pn.load_treebank(), model.tokenizer)
+    keys = pn.rank(model, corpus).top(50)
+    pn.lesion(model, corpus, keys).matrix()
+
+Nothing heavy is imported until a name is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from posneurons.activations import cache_activations as cache_activations
+    from posneurons.activations import stream as stream
+    from posneurons.alignment import align as align
+    from posneurons.alignment import dropped_table as dropped_table
+    from posneurons.errors import PosNeuronsError as PosNeuronsError
+    from posneurons.lesions import lesion as lesion
+    from posneurons.models import describe as describe
+    from posneurons.models import load_model as load_model
+    from posneurons.neurons import NeuronSet as NeuronSet
+    from posneurons.probes import fit_probe as fit_probe
+    from posneurons.records import Corpus as Corpus
+    from posneurons.records import Ranking as Ranking
+    from posneurons.records import Sentence as Sentence
+    from posneurons.records import TagMoments as TagMoments
+    from posneurons.records import Treebank as Treebank
+    from posneurons.records import Word as Word
+    from posneurons.results import LesionResult as LesionResult
+    from posneurons.results import ProbeResult as ProbeResult
+    from posneurons.treebank import load_treebank as load_treebank
+    from posneurons.treebank import with_splits as with_splits
+    from posneurons.workflow import rank as rank
+    from posneurons.workflow import tag_moments as tag_moments
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "activations": ("cache_activations", "stream"),
+    "alignment": ("align", "dropped_table"),
+    "errors": ("PosNeuronsError",),
+    "lesions": ("lesion",),
+    "models": ("describe", "load_model"),
+    "neurons": ("NeuronSet",),
+    "probes": ("fit_probe",),
+    "records": ("Corpus", "Ranking", "Sentence", "TagMoments", "Treebank", "Word"),
+    "results": ("LesionResult", "ProbeResult"),
+    "treebank": ("load_treebank", "with_splits"),
+    "workflow": ("rank", "tag_moments"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+__all__ = ["__version__", *sorted(_MODULE)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'posneurons' has no attribute {name!r}")
+    return getattr(import_module(f"posneurons.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,220 @@
+"""MLP post-activations at word positions: streamed through a callback, or cached for interactive work.
+
+Rows are sorted by length and cut into batches of at most so many tokens, right-padded, BOS at position 0. Hooks keep
+the word positions of one layer at a time, and the unembedding is never computed, so memory is one batch whatever the
+corpus. This module knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from posneurons import models
+from posneurons.errors import AlignmentError
+from posneurons.neurons import NeuronSet
+from posneurons.records import Activations, At, Corpus
+
+BATCH_TOKENS = 4096
+"""Tokens of a batch, padding included. Larger batches are no faster on a CPU, and a GPU is full at this size."""
+
+Consumer = Callable[[int, At, Int[Tensor, " word"], Float[Tensor, "word neuron"]], None]
+"""Called as consumer(layer, at, words, values): `words` are numbers of words in the corpus, a row of `values` each."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a corpus side by side: `tokens` right-padded with BOS, and the rows' numbers and lengths (with BOS)."""
+
+    rows: Int[ndarray, " batch"]
+    lengths: Int[ndarray, " batch"]
+    tokens: Int[Tensor, "batch pos"]
+
+    def places(self, corpus: Corpus, position: Int[ndarray, " word"], words: ndarray) -> Int[Tensor, " word"]:
+        """Index into the flattened (batch, pos) axes of each of `words`, all of whose rows are in this batch."""
+        slot = np.searchsorted(self.rows, corpus.word_row[words])
+        return torch.from_numpy(slot * self.tokens.shape[1] + position[words]).to(self.tokens.device)
+
+    def token_places(self) -> Int[Tensor, " token"]:
+        """Index into the flattened (batch, pos) axes of every real token after BOS."""
+        pos = np.arange(self.tokens.shape[1])
+        real = (pos >= 1) & (pos < self.lengths[:, None])
+        return torch.from_numpy(np.flatnonzero(real)).to(self.tokens.device)
+
+
+def batches(corpus: Corpus, device: torch.device | str, tokens: int = BATCH_TOKENS) -> Iterator[Batch]:
+    """All rows of a corpus, sorted by length, in batches of at most `tokens` tokens (at least one row)."""
+    lengths = np.diff(corpus.row_bounds) + 1
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and lengths[order[stop]] * (stop + 1 - start) <= tokens:
+            stop += 1
+        rows = np.sort(order[start:stop])
+        padded = np.full((len(rows), lengths[rows].max()), corpus.bos, dtype=np.int64)
+        for slot, row in enumerate(rows):
+            padded[slot, 1 : lengths[row]] = corpus.tokens[corpus.row_bounds[row] : corpus.row_bounds[row + 1]]
+        yield Batch(rows, lengths[rows], torch.from_numpy(padded).to(device))
+        start = stop
+
+
+class WordIndex:
+    """Which words can be read at a position, by row."""
+
+    def __init__(self, corpus: Corpus, at: At) -> None:
+        self.position = corpus.positions(at)
+        words = corpus.readable(at)
+        self._words = words[np.argsort(corpus.word_row[words], kind="stable")]
+        self._bounds = np.searchsorted(corpus.word_row[self._words], np.arange(corpus.n_rows + 1))
+
+    def of(self, rows: Int[ndarray, " batch"]) -> Int[ndarray, " word"]:
+        """Numbers of the readable words in `rows`, row by row."""
+        parts = [self._words[self._bounds[row] : self._bounds[row + 1]] for row in rows]
+        return np.concatenate(parts) if parts else self._words[:0]
+
+
+def check_fits(model: Any, corpus: Corpus) -> None:
+    """Raise AlignmentError where a row is longer than the model's context, or a token outside its vocabulary."""
+    info = models.describe(model)
+    longest = int(np.diff(corpus.row_bounds).max(initial=0)) + 1
+    if longest > info.n_ctx:
+        raise AlignmentError(
+            f"{corpus.name}: a row of {longest} tokens does not fit the model's context of {info.n_ctx}; "
+            f"align with context={info.n_ctx}"
+        )
+    highest = max(int(corpus.tokens.max(initial=0)), corpus.bos)
+    if highest >= info.d_vocab:
+        raise AlignmentError(
+            f"{corpus.name}: token {highest} is outside the model's vocabulary of {info.d_vocab}; "
+            "align with this model's own tokenizer"
+        )
+
+
+def _progress(corpus: Corpus, label: str, show: bool) -> Any:
+    return tqdm(total=len(corpus.tokens) + corpus.n_rows, desc=label, unit="token", unit_scale=True, disable=not show)
+
+
+@torch.no_grad()
+def stream(
+    model: Any,
+    corpus: Corpus,
+    consume: Consumer,
+    *,
+    at: Sequence[At] = ("predict",),
+    tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+) -> None:
+    """Run the model once over a corpus and hand every layer's activations at word positions to `consume`.
+
+    Args:
+        model: what `load_model` gives.
+        corpus: aligned words. Words whose position is BOS are left out.
+        consume: called once per batch, layer and position; values are in the model's dtype and may be kept.
+        at: the positions to read, all in the same forward pass.
+        tokens: size of a batch.
+        progress: show a bar.
+
+    Raises:
+        AlignmentError: where the corpus does not fit the model.
+    """
+    check_fits(model, corpus)
+    info = models.describe(model)
+    index = {each: WordIndex(corpus, each) for each in at}
+    with _progress(corpus, "activations", progress) as bar:
+        for batch in batches(corpus, info.device, tokens):
+            words = {each: index[each].of(batch.rows) for each in at}
+            where = {each: batch.places(corpus, index[each].position, words[each]) for each in at}
+            numbers = {each: torch.from_numpy(words[each]).to(batch.tokens.device) for each in at}
+
+            def keep(value: Tensor, hook: Any, layer: int, where: Any = where, numbers: Any = numbers) -> None:  # noqa: ARG001
+                flat = value.flatten(0, 1)
+                for each in at:
+                    consume(layer, each, numbers[each], flat[where[each]])
+
+            models.residual(
+                model, batch.tokens, [(models.post_name(la), _at_layer(keep, la)) for la in range(info.n_layers)]
+            )
+            bar.update(int(batch.lengths.sum()))
+
+
+def _at_layer(function: Callable[..., None], layer: int) -> Callable[[Tensor, Any], None]:
+    """A hook that knows its layer (hook names are not to be parsed; see architecture of transformer_lens' Bridge)."""
+
+    def hook_function(value: Tensor, hook: Any) -> None:
+        function(value, hook, layer)
+
+    return hook_function
+
+
+@torch.no_grad()
+def token_means(
+    model: Any, corpus: Corpus, *, tokens: int = BATCH_TOKENS, progress: bool = False
+) -> Float[Tensor, "layer neuron"]:
+    """Mean activation of every neuron over all tokens after BOS, words or not, float32 on the model's device.
+
+    Raises:
+        AlignmentError: where the corpus does not fit the model, or has no token.
+    """
+    check_fits(model, corpus)
+    if not len(corpus.tokens):
+        raise AlignmentError(f"{corpus.name}: no tokens to take a mean over; give a corpus with sentences")
+    info = models.describe(model)
+    # Sums of a batch in float32, over batches in float64 on the CPU: exact enough for any corpus, on any device.
+    totals = torch.zeros(info.n_layers, info.d_mlp, dtype=torch.float64)
+    with _progress(corpus, "means", progress) as bar:
+        for batch in batches(corpus, info.device, tokens):
+            weights = torch.zeros(batch.tokens.numel(), device=batch.tokens.device)
+            weights[batch.token_places()] = 1.0
+
+            def add(value: Tensor, hook: Any, layer: int, weights: Tensor = weights) -> None:  # noqa: ARG001
+                totals[layer] += (weights @ value.flatten(0, 1).float()).cpu().double()
+
+            models.residual(
+                model, batch.tokens, [(models.post_name(la), _at_layer(add, la)) for la in range(info.n_layers)]
+            )
+            bar.update(int(batch.lengths.sum()))
+    return (totals / len(corpus.tokens)).float().to(info.device)
+
+
+@torch.no_grad()
+def cache_activations(
+    model: Any, corpus: Corpus, neurons: NeuronSet, *, at: At = "predict", tokens: int = BATCH_TOKENS
+) -> Activations:
+    """Activations of chosen neurons at every readable word, by `run_with_cache`, float32.
+
+    Args:
+        model: what `load_model` gives.
+        corpus: aligned words; give `corpus.split("test")` for one split.
+        neurons: the columns of the result.
+        at: where each word is read.
+        tokens: size of a batch.
+
+    Raises:
+        NeuronError: where a neuron lies outside the model.
+        AlignmentError: where the corpus does not fit the model.
+    """
+    check_fits(model, corpus)
+    info = models.describe(model)
+    neurons.check(info.n_layers, info.d_mlp)
+    index = WordIndex(corpus, at)
+    values = np.zeros((len(corpus), len(neurons)), dtype=np.float32)
+    by_layer = neurons.by_layer()
+    columns = {layer: np.flatnonzero(neurons.layers == layer) for layer in by_layer}
+    for batch in batches(corpus, info.device, tokens):
+        words = index.of(batch.rows)
+        where = batch.places(corpus, index.position, words)
+        cache = models.run_with_cache(model, batch.tokens, [models.post_name(layer) for layer in by_layer])
+        for layer, units in by_layer.items():
+            picked = cache[models.post_name(layer)].flatten(0, 1)[where][:, torch.from_numpy(units)]
+            values[np.ix_(words, columns[layer])] = picked.float().cpu().numpy()
+    words = corpus.readable(at)
+    return Activations(neurons, at, words, values[words])

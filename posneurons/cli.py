@@ -1,0 +1,156 @@
+"""The command line: options in, a run directory out. It computes nothing.
+
+Exit status: 0 done; 2 the input is wrong, one line on standard error; 1 our own fault, with a traceback.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from posneurons import __version__
+from posneurons.config import Config
+from posneurons.errors import PosNeuronsError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find the part-of-speech neurons of a language model, probe them, and lesion them.",
+)
+
+Model = Annotated[str, typer.Option(help="'demo' (the embedded Llama), a Hugging Face name, or a folder.")]
+Bank = Annotated[str, typer.Option("--treebank", help="'demo' (the embedded treebank), a .conllu file, or a folder.")]
+Tag = Annotated[str, typer.Option(help="What a word's tag is: upos, xpos, or a feature such as Number.")]
+Out = Annotated[Path, typer.Option(help="Run directory. The same command goes on where a stopped run left off.")]
+Backend = Annotated[str, typer.Option(help="hooked (HookedTransformer) or bridge (TransformerBridge).")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; a GPU if there is one, by default.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; the checkpoint's own by default.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face model.")]
+Methods = Annotated[
+    list[str], typer.Option("--method", help="Ranking: correlation, mean_difference, probeless. Repeatable.")
+]
+Position = Annotated[str, typer.Option("--at", help="Where a word is read: predict (before it), first or last token.")]
+ProbeAt = Annotated[list[str], typer.Option(help="Positions of the probes. Repeatable.")]
+Top = Annotated[int, typer.Option(help="Key neurons per tag.")]
+PerWhat = Annotated[str, typer.Option("--per", help="Top k over the whole 'model' or in each 'layer'.")]
+Signed = Annotated[bool, typer.Option("--signed/--absolute", help="Rank by the score or by its absolute value.")]
+MinWords = Annotated[int, typer.Option(help="Training words a tag must have to get key neurons.")]
+Ablations = Annotated[list[str], typer.Option("--ablation", help="mean or zero. Repeatable.")]
+Controls = Annotated[int, typer.Option(help="Matched random lesions per tag.")]
+Neurons = Annotated[str | None, typer.Option(help='Key neurons to use instead of a ranking: {"TAG": ["L3N12", ...]}.')]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+Draws = Annotated[int, typer.Option(help="Resamples of the bootstrap, and sign vectors.")]
+
+DEFAULT = Config()
+DEFAULT_OUT = Path("runs/demo")
+
+
+STAGES = {
+    "run": ("rank", "probe", "lesion", "report"),
+    "rank": ("rank",),
+    "probe": ("rank", "probe"),
+    "lesion": ("rank", "lesion"),
+}
+HELP = {
+    "run": "Rank, probe, lesion, report: the whole study. Without options, on the embedded model and treebank.",
+    "rank": "Rank all neurons for every tag.",
+    "probe": "Probe the key neurons (of this run directory, of --neurons, or ranked now).",
+    "lesion": "Lesion the key neurons (of this run directory, of --neurons, or ranked now).",
+}
+
+
+def _study(
+    context: typer.Context,
+    model: Model = DEFAULT.model,
+    treebank: Bank = DEFAULT.treebank,
+    tag: Tag = DEFAULT.tag,
+    out: Out = DEFAULT_OUT,
+    backend: Backend = DEFAULT.backend,
+    device: Device = DEFAULT.device,
+    dtype: Dtype = DEFAULT.dtype,
+    revision: Revision = DEFAULT.revision,
+    methods: Methods = list(DEFAULT.methods),  # noqa: B006
+    at: Position = DEFAULT.at,
+    probe_at: ProbeAt = list(DEFAULT.probe_at),  # noqa: B006
+    top: Top = DEFAULT.top,
+    per: PerWhat = DEFAULT.per,
+    signed: Signed = DEFAULT.signed,
+    min_words: MinWords = DEFAULT.min_words,
+    ablations: Ablations = list(DEFAULT.ablations),  # noqa: B006
+    controls: Controls = DEFAULT.controls,
+    neurons: Neurons = DEFAULT.neurons,
+    draws: Draws = DEFAULT.draws,
+    seed: Seed = DEFAULT.seed,
+) -> None:
+    config = Config(
+        model=model, treebank=treebank, tag=tag, backend=backend, device=device, dtype=dtype, revision=revision,
+        methods=tuple(methods), at=at, probe_at=tuple(probe_at), top=top, per=per, signed=signed, min_words=min_words,
+        ablations=tuple(ablations), controls=controls, neurons=neurons, draws=draws, seed=seed,
+    )  # fmt: skip
+    config.check()
+    from posneurons.study import run
+
+    command = shlex.join(["posneurons", *sys.argv[1:]])
+    run(config, out, stages=STAGES[str(context.info_name)], command=command, progress=sys.stderr.isatty())
+    _tell(out)
+
+
+for _name, _help in HELP.items():
+    app.command(_name, help=_help)(_study)
+
+
+@app.command()
+def report(
+    run_directory: Annotated[Path, typer.Argument(help="A run directory.")],
+) -> None:
+    """Build the page of a run directory anew."""
+    from posneurons.report import build_report
+
+    build_report(run_directory)
+    _tell(run_directory)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this installation can do: versions, devices, models and treebanks at hand."""
+    from posneurons.doctor import examine
+
+    for line in examine():
+        typer.echo(line)
+
+
+def _tell(out: Path) -> None:
+    """What a run found, in a few lines."""
+    from posneurons.report import findings
+
+    page = out / "report.html"
+    for line in [*findings(out), f"Run directory: {out}", *([f"Page: {page}"] if page.exists() else [])]:
+        typer.echo(line)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Say the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; errors of the user become one line and status 2."""
+    try:
+        app()
+    except PosNeuronsError as error:
+        sys.stderr.write("posneurons: " + " ".join(str(error).split()) + "\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("posneurons: stopped; the same command goes on from the last finished stage\n")
+        sys.exit(130)

@@ -1,0 +1,64 @@
+"""What a run does: every option of `posneurons run`, with its default. Light to import, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from posneurons.errors import RunError
+
+POSITIONS = ("predict", "first", "last")
+ABLATIONS = ("mean", "zero")
+METHODS = ("correlation", "mean_difference", "probeless")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run does; see `posneurons run --help`."""
+
+    model: str = "demo"
+    treebank: str = "demo"
+    tag: str = "upos"
+    backend: str = "hooked"
+    device: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+    methods: tuple[str, ...] = ("correlation",)
+    at: str = "predict"
+    probe_at: tuple[str, ...] = ("predict", "last")
+    top: int = 50
+    per: str = "model"
+    signed: bool = False
+    min_words: int = 20
+    ablations: tuple[str, ...] = ("mean", "zero")
+    controls: int = 20
+    neurons: str | None = None
+    draws: int = 10_000
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise PosNeuronsError where an option has no meaning."""
+        words: list[tuple[str, Any, Iterable[str]]] = [
+            ("backend", self.backend, ("hooked", "bridge")),
+            ("at", self.at, POSITIONS),
+            ("per", self.per, ("model", "layer")),
+            *(("method", each, METHODS) for each in self.methods),
+            *(("probe-at", each, POSITIONS) for each in self.probe_at),
+            *(("ablation", each, ABLATIONS) for each in self.ablations),
+        ]
+        for name, value, allowed in words:
+            if value not in allowed:
+                raise RunError(f"--{name} {value}: expected one of {', '.join(allowed)}")
+        for name, number, least in (
+            ("top", self.top, 1),
+            ("controls", self.controls, 0),
+            ("min-words", self.min_words, 1),
+        ):
+            if number < least:
+                raise RunError(f"--{name} {number}: expected at least {least}")
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """All positions at which the words are ranked."""
+        return tuple(dict.fromkeys((self.at, *self.probe_at)))

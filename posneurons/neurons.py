@@ -1,0 +1,145 @@
+"""Sets of neurons: names, layers, overlap, and random sets that match them.
+
+A neuron is (layer, unit), unit of that layer's `blocks.{layer}.mlp.hook_post`, and prints as `L12N3456`. A set knows
+nothing of how it was found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
+from posneurons.errors import NeuronError
+
+_NAME = re.compile(r"L(\d+)N(\d+)")
+
+
+@dataclass(frozen=True)
+class NeuronSet:
+    """Distinct neurons in the order in which they were given (best first, where they come from a ranking).
+
+    >>> found = NeuronSet.parse(["L1N7", "L0N3"])
+    >>> found.names, found.layer_profile(n_layers=3).tolist()
+    (('L1N7', 'L0N3'), [1, 1, 0])
+    """
+
+    layers: Int[ndarray, " k"]
+    units: Int[ndarray, " k"]
+
+    def __post_init__(self) -> None:
+        pairs = set(zip(self.layers.tolist(), self.units.tolist(), strict=True))
+        if len(pairs) != len(self.layers):
+            twice = next(f"L{la}N{u}" for la, u in pairs if ((self.layers == la) & (self.units == u)).sum() > 1)
+            raise NeuronError(f"a set of neurons: {twice} is in it twice; name each neuron once")
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.names[:6]) + (", ..." if len(self) > 6 else "")
+        return f"NeuronSet({len(self)}: {shown})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NeuronSet) and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`L{layer}N{unit}` of each neuron, in order."""
+        return tuple(f"L{layer}N{unit}" for layer, unit in zip(self.layers, self.units, strict=True))
+
+    @classmethod
+    def parse(cls, names: Iterable[str]) -> NeuronSet:
+        """A set from names such as `L12N3456`. Raises NeuronError at the first that is none, or that comes twice."""
+        pairs = []
+        for name in names:
+            match = _NAME.fullmatch(name) if isinstance(name, str) else None
+            if match is None:
+                raise NeuronError(f"neuron {name!r}: expected a name such as 'L12N3456' (layer 12, unit 3456)")
+            pairs.append((int(match[1]), int(match[2])))
+        return cls.from_pairs(pairs)
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[tuple[int, int]]) -> NeuronSet:
+        """A set from (layer, unit) pairs."""
+        table = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
+        return cls(table[:, 0], table[:, 1])
+
+    @classmethod
+    def from_flat(cls, flat: Int[ndarray, " k"], n_units: int) -> NeuronSet:
+        """A set from layer * n_units + unit."""
+        return cls(flat // n_units, flat % n_units)
+
+    def flat(self, n_units: int) -> Int[ndarray, " k"]:
+        """Layer * n_units + unit of each neuron."""
+        return self.layers * n_units + self.units
+
+    def by_layer(self) -> dict[int, Int[ndarray, " k"]]:
+        """The units of each layer that has any, layers ascending."""
+        return {int(layer): self.units[self.layers == layer] for layer in np.unique(self.layers)}
+
+    def layer_profile(self, n_layers: int) -> Int[ndarray, " layer"]:
+        """How many of the neurons lie in each layer."""
+        return np.bincount(self.layers, minlength=n_layers)
+
+    def union(self, *others: NeuronSet) -> NeuronSet:
+        """The neurons of this set and of the others, each once, in order of first appearance."""
+        everyone = (self, *others)
+        pairs = [pair for each in everyone for pair in zip(each.layers.tolist(), each.units.tolist(), strict=True)]
+        return NeuronSet.from_pairs(dict.fromkeys(pairs))
+
+    def jaccard(self, other: NeuronSet) -> float:
+        """Size of the intersection over size of the union; NaN for two empty sets."""
+        mine, theirs = set(self.names), set(other.names)
+        return len(mine & theirs) / len(mine | theirs) if mine | theirs else float("nan")
+
+    def check(self, n_layers: int, n_units: int) -> None:
+        """Raise NeuronError where a neuron lies outside a model of n_layers layers of n_units neurons."""
+        outside = (self.layers >= n_layers) | (self.units >= n_units)
+        if outside.any():
+            name = self.names[int(outside.argmax())]
+            raise NeuronError(
+                f"neuron {name}: the model has layers 0 to {n_layers - 1} and units 0 to {n_units - 1}; "
+                "were these neurons found in another model?"
+            )
+
+    def matched_random(
+        self, draws: int, rng: np.random.Generator, *, n_layers: int, n_units: int, exclude: NeuronSet | None = None
+    ) -> list[NeuronSet]:
+        """Random sets with the same number of neurons in each layer, drawn without replacement inside a set.
+
+        Args:
+            draws: how many sets.
+            rng: the source of randomness.
+            n_layers: layers of the model.
+            n_units: neurons in each layer.
+            exclude: neurons that no draw may contain (every tag's key neurons, and this set itself by default).
+
+        Raises:
+            NeuronError: where a layer has fewer neurons left than the set has in it.
+        """
+        self.check(n_layers, n_units)
+        taken = (self if exclude is None else exclude).by_layer()
+        found: list[list[ndarray]] = [[] for _ in range(draws)]
+        for layer, units in self.by_layer().items():
+            pool = np.setdiff1d(np.arange(n_units), taken.get(layer, np.array([], dtype=np.int64)))
+            if len(pool) < len(units):
+                raise NeuronError(
+                    f"matched random sets: layer {layer} has {len(pool)} neurons outside all key sets, but "
+                    f"{len(units)} are needed; choose a smaller k or fewer tags"
+                )
+            for each in found:
+                chosen = np.sort(rng.choice(pool, len(units), replace=False))
+                each.append(np.stack([np.full(len(units), layer), chosen], axis=1))
+        empty = np.empty((0, 2), dtype=np.int64)
+        return [NeuronSet.from_pairs(map(tuple, np.concatenate([empty, *each]).tolist())) for each in found]

@@ -1,0 +1,291 @@
+"""The frozen records between the steps, and the words for their axes.
+
+Each record is what one step hands to the next: plain arrays with their ids and counts, never a bare dict. Axis words,
+used in every annotation of the package: batch pos token word tag layer neuron vocab condition draw k. Records know
+neither files nor formulas nor models.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from posneurons.errors import AlignmentError, NeuronError, TreebankError
+from posneurons.neurons import NeuronSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+At = Literal["predict", "first", "last"]
+"""Where a word is read: the position before its first token, its first token, or its last token."""
+
+Per = Literal["model", "layer"]
+"""Over what a top k is taken: the whole model, or each layer by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A syntactic word with its tag and the characters that it covers in its sentence's text.
+
+    `start` and `end` are a half-open span of characters. `shared` is true where the word has no characters of its own:
+    several words stand behind one surface ("im" for "in dem"), and the span is that of the whole surface.
+    """
+
+    form: str
+    tag: str
+    start: int
+    end: int
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence: its text as the model will read it, and its words in order."""
+
+    id: str
+    text: str
+    words: tuple[Word, ...]
+    document: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Treebank:
+    """Tagged sentences from one source.
+
+    `tagset` says which column the tags are ("upos", "xpos" or the name of a feature); `sha256` is the digest of the
+    files in the order in which they were read; `marked_documents` is false where the source marks no documents and
+    each sentence stands for one.
+    """
+
+    name: str
+    tagset: str
+    sentences: tuple[Sentence, ...]
+    sha256: str
+    marked_documents: bool
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def __iter__(self) -> Iterator[Sentence]:
+        return iter(self.sentences)
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits in order of appearance."""
+        return tuple(dict.fromkeys(sentence.split for sentence in self.sentences))
+
+    def split(self, name: str) -> Treebank:
+        """The sentences of one split. Raises TreebankError where there is none of that name."""
+        if name not in self.splits:
+            raise TreebankError(f"{self.name}: no split {name!r}; it has {', '.join(self.splits) or 'no sentence'}")
+        return replace(self, sentences=tuple(s for s in self.sentences if s.split == name))
+
+    def tag_counts(self) -> Counter[str]:
+        """Number of words of each tag."""
+        return Counter(word.tag for sentence in self.sentences for word in sentence.words)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Words aligned with tokens.
+
+    A row is what the model reads at once: BOS and the tokens of one sentence (or of a part of one that is longer than
+    the context). Positions count from BOS = 0, so the first token of a row stands at position 1. Only words whose
+    boundaries are token boundaries are here; `dropped` counts the others by (split, tag, reason).
+
+    Attributes:
+        tags: the tag names; `word_tag` indexes them.
+        tokens: token ids of all rows, end to end, without BOS.
+        row_bounds: row r holds tokens[row_bounds[r]:row_bounds[r + 1]].
+        row_sentence: index of the sentence a row comes from, the unit of clustering where no documents are marked.
+        row_document: index of its document.
+        row_split: index into `split_names`.
+        word_row, word_first, word_last: a word's row and the positions of its first and last token in it.
+        word_tag: index of its tag.
+        word_form: its form, as written in the treebank.
+        split_sentences: how many sentences were longer than the context and became several rows.
+    """
+
+    name: str
+    tagset: str
+    tags: tuple[str, ...]
+    split_names: tuple[str, ...]
+    bos: int
+    tokens: Int[ndarray, " token"]
+    row_bounds: Int[ndarray, " row_and_end"]
+    row_sentence: Int[ndarray, " row"]
+    row_document: Int[ndarray, " row"]
+    row_split: Int[ndarray, " row"]
+    word_row: Int[ndarray, " word"]
+    word_first: Int[ndarray, " word"]
+    word_last: Int[ndarray, " word"]
+    word_tag: Int[ndarray, " word"]
+    word_form: ndarray
+    dropped: dict[tuple[str, str, str], int]
+    split_sentences: int
+    marked_documents: bool
+
+    def __len__(self) -> int:
+        """Number of words."""
+        return len(self.word_tag)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows the model reads."""
+        return len(self.row_sentence)
+
+    def row_tokens(self, row: int) -> Int[ndarray, " pos"]:
+        """BOS and the tokens of a row."""
+        body = self.tokens[self.row_bounds[row] : self.row_bounds[row + 1]]
+        return np.concatenate([[self.bos], body])
+
+    def positions(self, at: At) -> Int[ndarray, " word"]:
+        """Position at which each word is read; 0 (BOS, which is never counted) for `predict` of a row's first word."""
+        if at not in get_args(At):
+            raise AlignmentError(f"at={at!r}: no such position; expected one of {', '.join(get_args(At))}")
+        return {"predict": self.word_first - 1, "first": self.word_first, "last": self.word_last}[at]
+
+    def readable(self, at: At) -> Int[ndarray, " readable"]:
+        """Numbers of the words that can be read: all but those whose position is BOS."""
+        return np.flatnonzero(self.positions(at) > 0)
+
+    def tag_counts(self) -> dict[str, int]:
+        """Number of aligned words of each tag."""
+        counts = np.bincount(self.word_tag, minlength=len(self.tags))
+        return {tag: int(count) for tag, count in zip(self.tags, counts, strict=True)}
+
+    def split(self, name: str) -> Corpus:
+        """The rows and words of one split; `tags` stays as it is. Raises AlignmentError where the split is unknown."""
+        if name not in self.split_names:
+            raise AlignmentError(f"{self.name}: no split {name!r}; it has {', '.join(self.split_names) or 'none'}")
+        return self.select(self.row_split == self.split_names.index(name), name)
+
+    def select(self, keep: ndarray, split: str | None = None) -> Corpus:
+        """The rows where the boolean array `keep` [row] is true; dropped words are those of `split`, where given."""
+        number = np.cumsum(keep) - 1
+        lengths = np.diff(self.row_bounds)
+        words = keep[self.word_row]
+        return replace(
+            self,
+            tokens=self.tokens[np.repeat(keep, lengths)],
+            row_bounds=np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64),
+            row_sentence=self.row_sentence[keep],
+            row_document=self.row_document[keep],
+            row_split=self.row_split[keep],
+            word_row=number[self.word_row[words]],
+            word_first=self.word_first[words],
+            word_last=self.word_last[words],
+            word_tag=self.word_tag[words],
+            word_form=self.word_form[words],
+            dropped={key: n for key, n in self.dropped.items() if split in (None, key[0])},
+            split_sentences=self.split_sentences,
+        )
+
+
+@dataclass(frozen=True)
+class TagMoments:
+    """Count, mean and centred sum of squares of every neuron for every tag.
+
+    Counts are int64, moments float64. A tag without words has count 0, and its mean and m2 are 0 and mean nothing.
+    """
+
+    tags: tuple[str, ...]
+    at: At
+    count: Int[ndarray, " tag"]
+    mean: Float[ndarray, "tag layer neuron"]
+    m2: Float[ndarray, "tag layer neuron"]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scores of every neuron for every tag by one method; NaN where undefined.
+
+    `signed` says whether neurons are ordered by the score or by its absolute value. Ties are broken by layer, then by
+    unit.
+    """
+
+    method: str
+    at: At
+    tags: tuple[str, ...]
+    scores: Float[ndarray, "tag layer neuron"]
+    count: Int[ndarray, " tag"]
+    signed: bool = False
+
+    def order(self, tag: str) -> Int[ndarray, " k"]:
+        """Neurons with a defined score, best first, as layer * n_neurons + unit."""
+        if tag not in self.tags:
+            raise NeuronError(f"ranking: no tag {tag!r}; it has {', '.join(self.tags)}")
+        scores = self.scores[self.tags.index(tag)].ravel()
+        keys = -(scores if self.signed else np.abs(scores))
+        return np.argsort(keys, kind="stable")[: np.count_nonzero(~np.isnan(scores))]
+
+    def top(self, k: int, *, per: Per = "model") -> dict[str, NeuronSet]:
+        """The k best neurons of each tag, over the whole model or in each layer.
+
+        Tags for which nothing is defined (no words) are left out. Raises NeuronError where fewer than k are defined.
+        """
+        if per not in get_args(Per):
+            raise NeuronError(f"top: per={per!r}; expected one of {', '.join(get_args(Per))}")
+        if k < 1:
+            raise NeuronError(f"top: k={k}; expected at least 1 neuron")
+        n_layers, n_units = self.scores.shape[1:]
+        found = {}
+        for tag in self.tags:
+            order = self.order(tag)
+            groups = [order] if per == "model" else [order[order // n_units == layer] for layer in range(n_layers)]
+            if not len(order):
+                continue
+            if min(map(len, groups)) < k:
+                where = f"{tag}: {min(map(len, groups))} neurons have a score" + (
+                    " in a layer" if per == "layer" else ""
+                )
+                raise NeuronError(f"top: k={k}, but for {where}; choose a smaller k")
+            found[tag] = NeuronSet.from_flat(np.concatenate([group[:k] for group in groups]), n_units)
+        return found
+
+    def to_frame(self, k: int | None = None) -> pd.DataFrame:
+        """Columns method, at, tag, layer, neuron, score, rank (from 1); the k best of each tag, or all."""
+        import pandas as pd
+
+        n_units = self.scores.shape[2]
+        frames = []
+        for number, tag in enumerate(self.tags):
+            order = self.order(tag)[:k]
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "method": self.method,
+                        "at": self.at,
+                        "tag": tag,
+                        "layer": order // n_units,
+                        "neuron": order % n_units,
+                        "score": self.scores[number].ravel()[order],
+                        "rank": np.arange(1, len(order) + 1),
+                    }
+                )
+            )
+        return pd.concat(frames, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Activations of chosen neurons at the words of a corpus; row i belongs to word `word[i]` of that corpus."""
+
+    neurons: NeuronSet
+    at: At
+    word: Int[ndarray, " word"]
+    values: Float[ndarray, "word neuron"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per word (index: its number in the corpus), one column per neuron name."""
+        import pandas as pd
+
+        return pd.DataFrame(self.values, index=pd.Index(self.word, name="word"), columns=list(self.neurons.names))

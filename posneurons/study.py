@@ -1,0 +1,272 @@
+"""The main job: rank, probe, lesion, report, in a run directory that can be resumed.
+
+Each stage writes its files whole and is then marked done in `manifest.json`; the same command goes on where a run was
+stopped. This module knows which step follows which, and not how any of them computes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from posneurons import models, report, significance
+from posneurons.alignment import align
+from posneurons.config import Config
+from posneurons.errors import NeuronError, RunError
+from posneurons.lesions import fill_values, lesion
+from posneurons.manifest import Manifest, read_json, write_json, write_whole
+from posneurons.neurons import NeuronSet
+from posneurons.probes import fit_probe
+from posneurons.ranking import rank_moments
+from posneurons.records import At, Corpus, Ranking
+from posneurons.treebank import load_treebank, with_splits
+from posneurons.workflow import tag_moments
+
+STAGES = ("rank", "probe", "lesion", "report")
+FILES = {
+    "rank": ("ranking.parquet", "neurons.json"),
+    "probe": ("probe.json",),
+    "lesion": ("lesions.parquet", "dissociations.parquet"),
+    "report": ("report.html",),
+}
+KEPT = 1000
+"""Neurons of each (tag, method, position) that ranking.parquet keeps."""
+GIVEN = "given"
+"""Name of the method where key neurons come from a file."""
+
+
+def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: str = "", progress: bool = True) -> Path:
+    """Do the stages that are not done yet, and return the run directory.
+
+    Args:
+        config: what to do.
+        out: the run directory; made where it does not exist.
+        stages: which of `STAGES`; later stages need the files of earlier ones.
+        command: how the user called, for the manifest.
+        progress: show bars.
+
+    Raises:
+        PosNeuronsError: where an input is wrong, or `out` holds a run with another configuration.
+    """
+    config.check()
+    study = Study(config, out, command, progress)
+    for stage in stages:
+        study.do(stage)
+    return out
+
+
+class Study:
+    """A run in progress; model, corpus and key neurons are loaded when a stage first asks for them."""
+
+    def __init__(self, config: Config, out: Path, command: str, progress: bool) -> None:
+        self.config, self.out, self.progress = config, out, progress
+        self.manifest = _open_run(config, out, command)
+
+    def do(self, stage: str) -> None:
+        """Run one stage, unless it is done and its files are there."""
+        done = self.manifest.stages.get(stage, {}).get("state") == "done"
+        if done and stage != "report" and all((self.out / name).exists() for name in FILES[stage]):
+            return
+        begin = time.perf_counter()
+        steps: dict[str, Callable[[], None]] = {"rank": self._rank, "probe": self._probe, "lesion": self._lesion}
+        if stage in steps:
+            steps[stage]()
+        self.manifest.stages[stage] = {"state": "done", "seconds": round(time.perf_counter() - begin, 2)}
+        self.manifest.save(self.out)
+        if stage == "report":
+            report.build_report(self.out)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, loaded."""
+        config = self.config
+        model = models.load_model(
+            config.model, backend=config.backend, device=config.device, dtype=config.dtype, revision=config.revision
+        )
+        self.manifest.model = asdict(models.describe(model))
+        return model
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The words, aligned with the model's tokens; splits are made where the treebank has none."""
+        config = self.config
+        bank = load_treebank(None if config.treebank == "demo" else config.treebank, tag=config.tag)
+        if not {"train", "test"} <= set(bank.splits):
+            self._warn(
+                f"{bank.name} has the splits {', '.join(bank.splits)}: it was split anew into train, dev and test"
+            )
+            bank = with_splits(bank, seed=config.seed)
+        corpus = align(bank, self.model.tokenizer, context=models.describe(self.model).n_ctx)
+        self.manifest.treebank = {
+            "name": bank.name,
+            "tagset": bank.tagset,
+            "sha256": bank.sha256,
+            "splits": {
+                name: {"sentences": len(bank.split(name)), "words": len(corpus.split(name))} for name in bank.splits
+            },
+        }
+        self.manifest.dropped = [
+            {"split": split, "tag": tag, "reason": reason, "words": words}
+            for (split, tag, reason), words in corpus.dropped.items()
+        ]
+        if corpus.split_sentences:
+            self._warn(f"{corpus.split_sentences} sentences were longer than the model's context and were split")
+        return corpus
+
+    @cached_property
+    def keys(self) -> dict[str, dict[str, NeuronSet]]:
+        """Key neurons of each tag, by method: from the user's file, or as this run ranked them.
+
+        A ranking at another position than the run's own has the name `method@position`.
+        """
+        path = self.out / "neurons.json" if self.config.neurons is None else Path(self.config.neurons)
+        return read_neurons(path)
+
+    def _keys_at(self, at: At) -> dict[str, dict[str, NeuronSet]]:
+        """Key neurons for words read at `at`, by plain method name; those of a user's file serve every position."""
+        suffix = "" if at == self.config.at or self.config.neurons is not None else f"@{at}"
+        plain = {name.removesuffix(suffix): keys for name, keys in self.keys.items() if name.endswith(suffix)}
+        return {name: keys for name, keys in plain.items() if "@" not in name}
+
+    def _rank(self) -> None:
+        config = self.config
+        if config.neurons is not None:
+            keys = self.keys
+            frame = _given_frame(keys, config.at)
+        else:
+            train = self.corpus.split("train")
+            moments = tag_moments(self.model, train, at=config.positions, progress=self.progress)
+            rankings = [
+                rank_moments(moments[at], method, signed=config.signed)
+                for method in config.methods
+                for at in config.positions
+            ]
+            keys = {self._name(ranking): self._top(ranking) for ranking in rankings}
+            frame = pd.concat([ranking.to_frame(KEPT) for ranking in rankings], ignore_index=True)
+        write_whole(self.out / "ranking.parquet", lambda part: frame.to_parquet(part, index=False))
+        names = {method: {tag: list(found.names) for tag, found in sets.items()} for method, sets in keys.items()}
+        write_json(self.out / "neurons.json", names)
+
+    def _name(self, ranking: Ranking) -> str:
+        return ranking.method if ranking.at == self.config.at else f"{ranking.method}@{ranking.at}"
+
+    def _top(self, ranking: Ranking) -> dict[str, NeuronSet]:
+        """Key neurons of the tags with enough words; the others are named in a warning."""
+        words = dict(zip(ranking.tags, ranking.count.tolist(), strict=True))
+        few = [f"{tag} ({n})" for tag, n in words.items() if n < self.config.min_words]
+        if few:
+            self._warn(
+                f"fewer than {self.config.min_words} training words at {ranking.at!r}, "
+                f"so no key neurons: {', '.join(few)}"
+            )
+        found = ranking.top(self.config.top, per=self.config.per)
+        enough = {tag: keys for tag, keys in found.items() if words[tag] >= self.config.min_words}
+        if not enough:
+            raise RunError(
+                f"{self.config.treebank}: no tag has {self.config.min_words} training words; "
+                "give a larger treebank or a smaller --min-words"
+            )
+        return enough
+
+    def _probe(self) -> None:
+        config = self.config
+        results = [
+            fit_probe(self.model, self.corpus, keys, at=at, method=method, seed=config.seed)
+            for at in config.probe_at
+            for method, keys in self._keys_at(at).items()
+        ]
+        write_json(self.out / "probe.json", {"results": [result.to_dict() for result in results]})
+
+    def _lesion(self) -> None:
+        config = self.config
+        frames, pairs = [], []
+        for ablation in config.ablations:
+            fill = fill_values(self.model, self.corpus.split("train"), ablation, progress=self.progress)
+            for method, keys in self._keys_at(config.at).items():
+                result = lesion(
+                    self.model,
+                    self.corpus,
+                    keys,
+                    ablation=ablation,
+                    controls=config.controls,
+                    seed=config.seed,
+                    method=method,
+                    draws=config.draws,
+                    fill=fill,
+                    progress=self.progress,
+                )
+                frames.append(result.to_frame())
+                pairs.append(result.dissociations())
+        frame, pair = pd.concat(frames, ignore_index=True), pd.concat(pairs, ignore_index=True)
+        frame["q_value"] = significance.q_values(frame["p_value"].to_numpy())
+        write_whole(self.out / "lesions.parquet", lambda part: frame.to_parquet(part, index=False))
+        write_whole(self.out / "dissociations.parquet", lambda part: pair.to_parquet(part, index=False))
+
+    def _warn(self, text: str) -> None:
+        if text not in self.manifest.warnings:
+            self.manifest.warnings.append(text)
+
+
+def read_neurons(path: Path) -> dict[str, dict[str, NeuronSet]]:
+    """Read {method: {tag: [names]}}, or {tag: [names]} for one unnamed method (named "given").
+
+    Raises:
+        RunError: where the file is missing or is no JSON.
+        NeuronError: where it holds something else, naming the place.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and content and all(isinstance(value, list) for value in content.values()):
+        content = {GIVEN: content}
+    found: dict[str, dict[str, NeuronSet]] = {}
+    if not isinstance(content, dict) or not content:
+        raise NeuronError(f'{path}: expected {{"TAG": ["L12N3456", ...], ...}}, found {type(content).__name__}')
+    for method, tags in content.items():
+        if not isinstance(tags, dict):
+            raise NeuronError(f"{path}: {method}: expected tags with lists of names, found {type(tags).__name__}")
+        for tag, names in tags.items():
+            if not isinstance(names, list) or not names:
+                raise NeuronError(f"{path}: {method}, {tag}: expected a list of neuron names, found {names!r}")
+            try:
+                found.setdefault(method, {})[tag] = NeuronSet.parse(names)
+            except NeuronError as error:
+                raise NeuronError(f"{path}: {method}, {tag}: {error}") from None
+    return found
+
+
+def _given_frame(keys: dict[str, dict[str, NeuronSet]], at: At) -> pd.DataFrame:
+    """The user's neurons in the columns of a ranking, without scores."""
+    rows = [
+        (method, at, tag, layer, unit, float("nan"), place)
+        for method, sets in keys.items()
+        for tag, found in sets.items()
+        for place, (layer, unit) in enumerate(zip(found.layers.tolist(), found.units.tolist(), strict=True), 1)
+    ]
+    return pd.DataFrame(rows, columns=["method", "at", "tag", "layer", "neuron", "score", "rank"])
+
+
+def _open_run(config: Config, out: Path, command: str) -> Manifest:
+    """The manifest of a new run, or of the one in `out` if it has the same configuration."""
+    wanted = asdict(config)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise RunError(f"--out {out}: cannot be made into a folder ({error.strerror}); choose another") from None
+    if not (out / "manifest.json").exists():
+        manifest = Manifest(command=command, config=wanted)
+        manifest.save(out)
+        return manifest
+    manifest = Manifest.load(out)
+    found = manifest.config
+    wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in wanted.items()}
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise RunError(
+                f"{out}: holds a run with {name}={found.get(name)!r}, and {value!r} was asked for; choose another --out"
+            )
+    return manifest

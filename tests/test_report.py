@@ -1,0 +1,283 @@
+"""The page: its numbers, its sentences, its escaping, and what it says when files are missing or damaged."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from posneurons.errors import RunError
+from posneurons.report import build_report, findings
+
+EVIL = "<script>alert(1)</script>"
+TAGS = ("NOUN", "VERB", "X")
+OWN = {"NOUN": 0.5, "VERB": 0.25, "X": 0.02}
+"""Rise of each tag's own loss; the controls of the builder rise by 0.01, 0.02, ... 0.04, so X is not above its own."""
+
+
+def build_run(folder, *, tags=TAGS, own=OWN, controls=4, methods=("correlation",), noise=0.0, at=("last",), **manifest):
+    """A run directory by hand: `controls` draws of 0.01 × draw, 0.1 off the diagonal, `noise` added to every cell."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    ranking, lesions, pairs, results = [], [], [], []
+    for method in methods:
+        for place, tag in enumerate(tags):
+            ranking += [(method, "last", tag, n % 6, n + 7 * place, 1 - n / 20, n + 1) for n in range(12)]
+        for ablation in ("mean", "zero"):
+            for lesion in tags:
+                for draw in range(controls + 1):
+                    for tag in tags:
+                        real = own[tag] if tag == lesion else 0.1
+                        delta = (0.01 * draw if draw else real) + noise * rng.normal()
+                        rest = (delta - 0.01, delta + 0.01, 0.001, 0.002, 5.0) if not draw else (np.nan,) * 5
+                        lesions.append(
+                            (method, lesion, ablation, "all", draw, tag, 1200, 4.0, 4.0 + delta, delta, *rest)
+                        )
+            for a in tags:
+                for b in tags:
+                    if a != b:
+                        verdict = "strong" if {a, b} == set(tags[:2]) else "none"
+                        pairs.append((method, ablation, "all", a, b, own[a] - 0.1, own[b] - 0.1, 0.01, 0.02, verdict))
+        confusion = (np.eye(len(tags), dtype=int) * 90 + 5).tolist()
+        scores = {"accuracy": 0.875, "macro_f1": 0.8, "per_tag_f1": dict.fromkeys(tags, 0.75), "confusion": confusion}
+        weaker = {**scores, "accuracy": 0.625, "macro_f1": 0.5, "per_tag_f1": dict.fromkeys(tags, 0.5)}
+        names = ("majority", "most_frequent_tag", "random_neurons", "control_task")
+        for position in at:
+            results.append(
+                {
+                    "method": method, "at": position, "n_neurons": 30, "classes": list(tags), "train_words": 5000,
+                    "test_words": 3600, **scores, "selectivity": 0.25, "baselines": dict.fromkeys(names, weaker),
+                }
+            )  # fmt: skip
+    columns = "method lesion ablation scope draw tag words loss_intact loss_lesioned delta ci_low ci_high p_value q_value z_control"
+    pd.DataFrame(lesions, columns=columns.split()).to_parquet(folder / "lesions.parquet")
+    columns = "method ablation scope tag_a tag_b contrast_a contrast_b p_value q_value verdict"
+    pd.DataFrame(pairs, columns=columns.split()).to_parquet(folder / "dissociations.parquet")
+    columns = "method at tag layer neuron score rank"
+    pd.DataFrame(ranking, columns=columns.split()).to_parquet(folder / "ranking.parquet")
+    keys = {m: {tag: [f"L{n % 6}N{n}" for n in range(10)] for tag in tags} for m in methods}
+    (folder / "neurons.json").write_text(json.dumps(keys))
+    (folder / "probe.json").write_text(json.dumps({"results": results}))
+    content = {
+        "posneurons": "0.1.0",
+        "command": "posneurons run --out runs/demo",
+        "created": "2026-11-21T00:00:00+00:00",
+        "config": {
+            "model": "demo", "treebank": "demo", "methods": list(methods), "at": "last", "top": 10, "per": "model",
+            "signed": False, "ablations": ["mean", "zero"], "controls": controls, "seed": 0,
+        },
+        "model": {
+            "name": "posneurons/demo", "revision": None, "dtype": "float32", "backend": "hooked", "device": "cpu",
+            "architecture": "LlamaForCausalLM", "n_layers": 6, "d_model": 256, "d_mlp": 768, "n_parameters": 5800000,
+        },
+        "treebank": {
+            "name": "demo", "tagset": "upos", "sha256": "ab" * 32,
+            "splits": {"train": {"sentences": 400, "words": 5000}, "test": {"sentences": 300, "words": 3600}},
+        },
+        "versions": {"torch": "2.13.0"},
+        "git": None,
+        "platform": "Linux",
+        "stages": {stage: {"state": "done", "seconds": 12.3} for stage in ("rank", "probe", "lesion")},
+        "dropped": [
+            {"split": "train", "tag": tags[0], "reason": "cut by a token", "words": 1200},
+            {"split": "test", "tag": tags[0], "reason": "cut by a token", "words": 34},
+            {"split": "test", "tag": tags[1], "reason": "shares its surface", "words": 5},
+        ],
+        "warnings": ["fewer than 20 training words: SYM (3)"],
+        **manifest,
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return folder
+
+
+def text_of(page):
+    """What a reader sees: no scripts, no tags, white space in one."""
+    page = re.sub(r"<(script|style).*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return build_report(build_run(tmp_path_factory.mktemp("run")))
+
+
+def test_findings_say_what_the_numbers_say(tmp_path):
+    lesion, pairs, probe = findings(build_run(tmp_path))
+    # NOUN 0.5 and VERB 0.25 exceed all controls (largest 0.04), X 0.02 does not; by chance 3 tags / (4 + 1) = 0.6.
+    assert lesion == (
+        "The rise of a tag’s loss when its own correlation neurons are lesioned is above every one of its 4 matched control"
+        " lesions for 2 of 3 tags under mean ablation (about 0.6 would be by chance), and is above every one of its 4 matched"
+        " control lesions for 2 of 3 tags under zero ablation (about 0.6 would be by chance). The largest of these effects"
+        " under mean ablation is that on NOUN, +0.500 nats per word (95 % interval +0.490 to +0.510; its controls +0.010 to"
+        " +0.040)."
+    )
+    assert pairs.startswith(
+        "With the correlation neurons, 1 of 3 pairs of tags (mean ablation) and 1 of 3 pairs of tags (zero ablation) dissociate"
+    )
+    assert (
+        "87.5 % of 3,600 test words, against 62.5 % (random neurons), 62.5 % (most frequent tag of the word)" in probe
+    )
+    assert "no interval was computed" in probe
+
+
+def test_a_loss_that_falls_is_no_finding_even_above_its_controls(tmp_path):
+    run = build_run(tmp_path, own={"NOUN": -0.001, "VERB": -0.001, "X": -0.001})
+    frame = pd.read_parquet(run / "lesions.parquet")
+    frame.loc[frame["draw"] > 0, "delta"] = -1.0
+    frame.to_parquet(run / "lesions.parquet")
+    assert "for 0 of 3 tags under mean ablation" in findings(run)[0]
+    assert "largest" not in findings(run)[0]
+
+
+def test_without_controls_nothing_is_claimed(tmp_path):
+    run = build_run(tmp_path, controls=0)
+    assert "cannot be judged under mean ablation, without matched controls" in findings(run)[0]
+    assert "no controls" in build_report(run).read_text(encoding="utf-8")
+
+
+def test_the_numbers_are_in_the_page(page):
+    text = text_of(page)
+    for expected in (
+        "Part-of-speech neurons of posneurons/demo on demo",
+        "NOUN +0.500 +0.490 to +0.510 +12.5 +0.025 +0.010 to +0.040 +5.0 0.002 1,200",  # 0.5 of 4 nats; mean of .01 to .04
+        "strong 1 one-way 0 none 2",
+        "NOUN VERB +0.400 +0.150 0.02",
+        "probe on 30 key neurons 0.875 0.800",
+        "NOUN 0.750 0.500 0.500 0.500 0.500 105",
+        "1,239 words are in no statistic",
+        "NOUN 1,234 0 1,234 VERB 0 5 5",
+        "fewer than 20 training words: SYM (3)",
+        "posneurons run --out runs/demo",
+        "LlamaForCausalLM, 6 layers of 768 neurons, 5,800,000 parameters; dtype float32; backend hooked; device cpu",
+        "L0N0 +1.000 L1N1 +0.950",
+    ):
+        assert expected in text, expected
+
+
+def test_the_page_is_self_contained(page):
+    html = page.read_text(encoding="utf-8")
+    assert html.count("* plotly.js v") == 1
+    assert len(html) < 6e6
+    outside = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
+    assert not re.search(r"(src|srcset|href|action|data)\s*=\s*[\"']?\s*(https?:)?//", outside, flags=re.IGNORECASE)
+    assert not re.search(r"@import|url\(", outside)
+    assert not re.search(r"<script[^>]*\ssrc", html)
+    assert "default-src 'none'" in html
+    drawings = [json.loads(x) for x in re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)]
+    assert len(drawings) == 1 + 2 * 2 + 1 + 1  # profile, two for each ablation, bars, confusion
+    assert "NaN" not in json.dumps(drawings)
+
+
+def test_sections_have_headings_tables_captions_and_figures_labels(page):
+    html = page.read_text(encoding="utf-8")
+    assert set(re.findall(r'href="#([^"]+)"', html)) == set(re.findall(r'<section id="([^"]+)"', html))
+    assert len(re.findall("<table>", html)) == len(re.findall("<caption", html))
+    plots = re.findall(r'<div class="plot"[^>]*>', html)
+    assert plots
+    assert all('role="img"' in plot and 'aria-label="' in plot for plot in plots)
+
+
+def test_everything_from_data_is_escaped(tmp_path):
+    evil = build_run(
+        tmp_path,
+        tags=(EVIL, "R&D", "b<b>"),
+        own={EVIL: 0.5, "R&D": 0.25, "b<b>": 0.02},
+        methods=(EVIL,),
+        warnings=[EVIL],
+        command=EVIL,
+        platform=EVIL,
+    )
+    html = build_report(evil).read_text(encoding="utf-8")
+    assert "alert(1)" in html
+    assert "<script>alert" not in html
+    assert "</script>alert" not in html
+    assert "alert(1)</script" not in html
+    drawings = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    figure = json.loads(drawings[1])  # the lesion matrix: plotly must get entities, not tags
+    assert figure["data"][0]["x"] == ["&lt;script&gt;alert(1)&lt;/script&gt;", "R&amp;D", "b&lt;b&gt;"]
+    assert all("<script" not in json.dumps(json.loads(drawing)) for drawing in drawings)
+
+
+@pytest.mark.parametrize("stage", ["rank", "probe", "lesion"])
+def test_a_stage_that_was_not_run_is_said(tmp_path, stage):
+    stages = {name: {"state": "done"} for name in ("rank", "probe", "lesion") if name != stage}
+    run = build_run(tmp_path, stages=stages)
+    names = {"rank": ["ranking.parquet", "neurons.json"], "probe": ["probe.json"], "lesion": ["lesions.parquet"]}
+    for name in names[stage]:
+        (run / name).unlink()
+    assert f"The stage “{stage}” was not run." in text_of(build_report(run))
+
+
+def test_a_stage_that_was_stopped_is_said(tmp_path):
+    run = build_run(tmp_path, stages={"lesion": {"state": "running"}}, model={}, treebank={})
+    text = text_of(build_report(run))
+    assert "The stage “lesion” is not done (its state is “running”), so nothing is shown." in text
+    assert "there is no finding yet" in text
+
+
+def test_a_ranking_at_another_position_is_shown_under_its_own_name(tmp_path):
+    run = build_run(tmp_path)
+    keys = json.loads((run / "neurons.json").read_text())
+    (run / "neurons.json").write_text(json.dumps({**keys, "correlation@predict": {"NOUN": ["L1N2"]}}))
+    text = text_of(build_report(run))
+    assert "correlation, ranked at last" in text
+    assert "correlation, ranked at predict" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["manifest.json", "ranking.parquet", "neurons.json", "probe.json", "lesions.parquet", "dissociations.parquet"],
+)
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe\x00"])
+def test_a_missing_or_damaged_file_is_one_clear_line_and_the_old_page_stays(tmp_path, name, content):
+    run = build_run(tmp_path)
+    (run / "report.html").write_text("old")
+    (run / name).unlink() if content is None else (run / name).write_bytes(content)
+    with pytest.raises(RunError) as error:
+        build_report(run)
+    message = str(error.value)
+    assert message.startswith(f"{run / name}: {'no such file' if content is None else 'damaged'}")
+    assert "expected" in message
+    assert "\n" not in message
+    assert (run / "report.html").read_text() == "old"
+    assert not [path for path in run.iterdir() if "part" in path.name]
+
+
+def change(path: Path, edit):
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "sentence"),
+    [
+        ("manifest.json", lambda m: m.pop("config"), "config is missing; expected dict"),
+        ("manifest.json", lambda m: m.update(stages={"rank": "done"}), "stages: rank.state is missing; expected str"),
+        ("manifest.json", lambda m: m.update(dropped=[{"tag": "X"}]), "dropped: reason is missing; expected str"),
+        (
+            "neurons.json",
+            lambda k: k["correlation"].update(X=["12"]),
+            "correlation, X: '12'; expected a name like L3N12",
+        ),
+        ("neurons.json", lambda k: k.update(correlation=3), "correlation: 3; expected a JSON object"),
+        ("probe.json", lambda p: p["results"][0].pop("at"), "result 0: at is missing; expected str"),
+        ("probe.json", lambda p: p["results"][0]["classes"].pop(), "result 0: the confusion is not 2 × 2"),
+    ],
+)
+def test_a_file_with_other_content_is_one_clear_line(tmp_path, name, edit, sentence):
+    run = build_run(tmp_path)
+    change(run / name, edit)
+    with pytest.raises(RunError) as error:
+        build_report(run)
+    assert str(error.value).startswith(f"{run / name}: {sentence}")
+    assert str(error.value).endswith("; delete it and run the same command again")
+
+
+def test_a_table_without_a_column_is_one_clear_line(tmp_path):
+    run = build_run(tmp_path)
+    pd.read_parquet(run / "lesions.parquet").drop(columns="delta").to_parquet(run / "lesions.parquet")
+    with pytest.raises(RunError, match=r"lesions.parquet: no column delta; expected columns method, lesion"):
+        build_report(run)
