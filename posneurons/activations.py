@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from posneurons import models
 from posneurons.errors import AlignmentError
 from posneurons.neurons import NeuronSet
-from posneurons.records import Activations, At, Corpus
+from posneurons.records import Activations, Corpus
+from posneurons.words import At
 
 BATCH_TOKENS = 4096
 """Tokens of a batch, padding included. Larger batches are no faster on a CPU, and a GPU is full at this size."""

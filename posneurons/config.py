@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from posneurons.errors import RunError
-
-POSITIONS = ("predict", "first", "last")
-ABLATIONS = ("mean", "zero")
-METHODS = ("correlation", "mean_difference", "probeless")
+from posneurons.words import Ablation, At, Method, Per
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,11 @@ class Config:
         """Raise PosNeuronsError where an option has no meaning."""
         words: list[tuple[str, Any, Iterable[str]]] = [
             ("backend", self.backend, ("hooked", "bridge")),
-            ("at", self.at, POSITIONS),
-            ("per", self.per, ("model", "layer")),
-            *(("method", each, METHODS) for each in self.methods),
-            *(("probe-at", each, POSITIONS) for each in self.probe_at),
-            *(("ablation", each, ABLATIONS) for each in self.ablations),
+            ("at", self.at, get_args(At)),
+            ("per", self.per, get_args(Per)),
+            *(("method", each, get_args(Method)) for each in self.methods),
+            *(("probe-at", each, get_args(At)) for each in self.probe_at),
+            *(("ablation", each, get_args(Ablation)) for each in self.ablations),
         ]
         for name, value, allowed in words:
             if value not in allowed:
@@ -57,8 +54,3 @@ class Config:
         ):
             if number < least:
                 raise RunError(f"--{name} {number}: expected at least {least}")
-
-    @property
-    def positions(self) -> tuple[str, ...]:
-        """All positions at which the words are ranked."""
-        return tuple(dict.fromkeys((self.at, *self.probe_at)))

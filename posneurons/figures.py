@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import pandas as pd
@@ -64,10 +64,11 @@ def template(*, dark: bool = False) -> go.layout.Template:
         "xaxis": axis,
         "yaxis": axis,
         "margin": {"l": 8, "r": 8, "t": 24, "b": 8},
-        "legend": {"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "x": 0, "xanchor": "left"},
+        "legend": {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         "hoverlabel": hover,
     }
-    heatmap = {"autocolorscale": True, "xgap": 1, "ygap": 1, "colorbar": {"outlinewidth": 0, "thickness": 12}}
+    bar = {"outlinewidth": 0, "thickness": 12, "title": {"side": "right"}}
+    heatmap = {"autocolorscale": True, "xgap": 1, "ygap": 1, "colorbar": bar}
     return go.layout.Template(layout=layout, data={"heatmap": [heatmap]})
 
 
@@ -80,13 +81,13 @@ def label(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def number(value: float | None, form: str = "+.3f") -> str:
+def number(value: SupportsFloat | None, form: str = "+.3f") -> str:
     """A number for a reader: with a true minus sign, and a dash where it is undefined.
 
     >>> number(-0.25), number(float("nan"))
     ('−0.250', '–')
     """
-    return "–" if value is None or not np.isfinite(value) else format(value, form).replace("-", "−")
+    return "–" if value is None or not np.isfinite(float(value)) else format(float(value), form).replace("-", "−")
 
 
 def with_controls(lesions: pd.DataFrame, ablation: str) -> pd.DataFrame:
@@ -116,15 +117,13 @@ def layer_profile(ranking_top: pd.DataFrame, n_layers: int, tag_order: Sequence[
     counts = pd.crosstab(ranking_top["layer"], ranking_top["tag"])
     counts = counts.reindex(index=range(n_layers), columns=list(tag_order), fill_value=0)
     hover = [
-        [
-            f"<b>{label(tag)}</b>, layer {layer}<br>{count} key neurons"
-            for tag, count in zip(tag_order, row, strict=True)
-        ]
-        for layer, row in zip(counts.index, counts.to_numpy(), strict=True)
+        [f"<b>{label(tag)}</b>, layer {layer}<br>{count} key neurons" for tag, count in row.items()]
+        for layer, row in counts.iterrows()
     ]
-    shown = [[str(count) if count else "" for count in row] for row in counts.to_numpy()]
+    shown = counts.astype(str).replace("0", "").to_numpy()
     trace = _heatmap(counts.to_numpy(), tag_order, list(range(n_layers)), hover, shown, "neurons")
-    figure = _figure(trace, height=170 + 20 * n_layers, x="tag", y="layer (0 is next to the input)")
+    trace.update(zmin=0, zmax=max(1, counts.to_numpy().max()))
+    figure = _figure(trace, height=170 + 20 * n_layers, x="tag", y="layer")
     return figure.update_layout(yaxis={"dtick": 1 if n_layers <= 16 else 4, "showgrid": False})
 
 
@@ -146,12 +145,10 @@ def lesion_matrix(lesions: pd.DataFrame, ablation: str, tag_order: Sequence[str]
         .to_numpy(dtype=object)
         for column in ("delta", "hover", "mark")
     )
-    trace = _heatmap(
-        values, measured, [label(tag) for tag in lesioned], hover, marks, "change of loss<br>(nats per word)"
-    )
+    trace = _heatmap(values, measured, [label(tag) for tag in lesioned], hover, marks, "change (nats per word)")
     limit = float(cells["delta"].abs().max()) or 1.0
     trace.update(zmin=-limit, zmax=limit)
-    figure = _figure(trace, height=150 + 24 * len(lesioned), x="measured tag", y="lesioned tag")
+    figure = _figure(trace, height=max(340, 150 + 24 * len(lesioned)), x="measured tag", y="lesioned tag")
     return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
 
 
@@ -163,18 +160,18 @@ def lesion_against_controls(lesions: pd.DataFrame, ablation: str) -> go.Figure:
     cells = with_controls(lesions, ablation)
     own = cells[cells["lesion"] == cells["tag"]].sort_values("delta", ascending=True, kind="stable")
     draws = lesions[(lesions["ablation"] == ablation) & (lesions["draw"] > 0) & (lesions["lesion"] == lesions["tag"])]
-    dots = _points(draws, "matched control lesions", marker={"symbol": "circle", "size": 7, "opacity": 0.55})
+    dots = _points(draws, "matched controls", marker={"symbol": "circle", "size": 7, "opacity": 0.55})
     triples = zip(draws["tag"], draws["draw"], draws["delta"], strict=True)
     dots.hovertext = [f"<b>{label(tag)}</b>, control {draw}<br>{number(delta)} nats" for tag, draw, delta in triples]
-    diamonds = _points(own, "lesion of the tag’s own neurons, 95 % interval", marker={"symbol": "diamond", "size": 11})
+    diamonds = _points(own, "the tag’s own neurons, 95 % interval", marker={"symbol": "diamond", "size": 11})
     diamonds.hovertext = [_cell_text(cell) for cell in own.to_dict("records")]
     above, below = own["ci_high"] - own["delta"], own["delta"] - own["ci_low"]
     diamonds.error_x = {"array": above.tolist(), "arrayminus": below.tolist(), "thickness": 1.5, "width": 4}
+    diamonds.zorder = 1
     height = 150 + 24 * len(own)
     figure = _figure(diamonds, dots, height=height, x="change of the tag’s own loss (nats per word)", y="tag")
-    order = [label(tag) for tag in own["tag"]]
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=order)
-    return figure.update_layout(xaxis={"type": "linear", "zeroline": True, "zerolinewidth": 2}, margin={"t": 60})
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=diamonds.y)
+    return figure.update_layout(xaxis={"type": "linear", "zeroline": True, "zerolinewidth": 2}, margin={"t": 84})
 
 
 def probe_bars(probe: Sequence[Mapping[str, Any]]) -> go.Figure:
@@ -190,7 +187,7 @@ def probe_bars(probe: Sequence[Mapping[str, Any]]) -> go.Figure:
         bar.update(x=[places, measures], texttemplate="%{y:.2f}", textangle=0, hovertemplate="%{y:.4f}")
     figure = _figure(*bars, height=420, x="position read, measure", y="score on test words (0 to 1)")
     figure.update_xaxes(type="multicategory").update_yaxes(range=[0, 1])
-    return figure.update_layout(barmode="group", bargap=0.15, margin={"t": 80})
+    return figure.update_layout(barmode="group", bargap=0.15, margin={"t": 110})
 
 
 def confusion(result: Mapping[str, Any]) -> go.Figure:
@@ -207,7 +204,7 @@ def confusion(result: Mapping[str, Any]) -> go.Figure:
         ]
         for i, true in enumerate(tags)
     ]
-    trace = _heatmap(shares, tags, [label(tag) for tag in tags], hover, None, "share of<br>the true tag")
+    trace = _heatmap(shares, tags, [label(tag) for tag in tags], hover, None, "share of the true tag")
     figure = _figure(trace.update(zmin=0, zmax=1), height=150 + 24 * len(tags), x="tag read by the probe", y="true tag")
     return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
 
@@ -215,7 +212,7 @@ def confusion(result: Mapping[str, Any]) -> go.Figure:
 def _figure(*traces: object, height: int, x: str, y: str) -> go.Figure:
     """A figure in the template, with both axes named."""
     figure = go.Figure(data=list(traces))
-    figure.update_layout(template=template(), height=height, xaxis_title=x, yaxis_title=y)
+    figure.update_layout(template=template(), height=max(height, 300), xaxis_title=x, yaxis_title=y)
     return figure.update_xaxes(type="category", showgrid=True)
 
 

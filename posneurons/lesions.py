@@ -23,7 +23,8 @@ from posneurons.activations import BATCH_TOKENS, WordIndex, batches, check_fits,
 from posneurons.errors import AlignmentError, NeuronError
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
-from posneurons.results import Ablation, LesionResult
+from posneurons.results import LesionResult
+from posneurons.words import Ablation
 
 Hooks = list[tuple[str, Callable[[Tensor, Any], Tensor]]]
 
@@ -159,7 +160,9 @@ def lesion(
     rng = np.random.default_rng(seed)
     first, *rest = keys.values()
     everyone = first.union(*rest)
-    names, numbers, sets = [], [], []
+    names: list[str] = []
+    numbers: list[int] = []
+    sets: list[NeuronSet] = []
     for tag, neurons in keys.items():
         random = neurons.matched_random(controls, rng, n_layers=info.n_layers, n_units=info.d_mlp, exclude=everyone)
         names += [tag] * (controls + 1)

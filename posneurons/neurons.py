@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from posneurons.errors import NeuronError
 
-_NAME = re.compile(r"L(\d+)N(\d+)")
+_NAME = re.compile(r"L([0-9]{1,9})N([0-9]{1,9})")  # nine digits fit into int64, and no model has more
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class NeuronSet:
 
     def flat(self, n_units: int) -> Int[ndarray, " k"]:
         """Layer * n_units + unit of each neuron."""
-        return self.layers * n_units + self.units
+        return np.asarray(self.layers * n_units + self.units)
 
     def by_layer(self) -> dict[int, Int[ndarray, " k"]]:
         """The units of each layer that has any, layers ascending."""
@@ -105,9 +105,9 @@ class NeuronSet:
 
     def check(self, n_layers: int, n_units: int) -> None:
         """Raise NeuronError where a neuron lies outside a model of n_layers layers of n_units neurons."""
-        outside = (self.layers >= n_layers) | (self.units >= n_units)
-        if outside.any():
-            name = self.names[int(outside.argmax())]
+        inside = (self.layers >= 0) & (self.layers < n_layers) & (self.units >= 0) & (self.units < n_units)
+        if not inside.all():
+            name = self.names[int(inside.argmin())]
             raise NeuronError(
                 f"neuron {name}: the model has layers 0 to {n_layers - 1} and units 0 to {n_units - 1}; "
                 "were these neurons found in another model?"

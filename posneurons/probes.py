@@ -21,8 +21,9 @@ from posneurons import models
 from posneurons.activations import BATCH_TOKENS, cache_activations
 from posneurons.errors import NeuronError
 from posneurons.neurons import NeuronSet
-from posneurons.records import At, Corpus
+from posneurons.records import Corpus
 from posneurons.results import ProbeResult, Scores
+from posneurons.words import At
 
 
 def classify(

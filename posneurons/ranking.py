@@ -2,7 +2,7 @@
 
 Formulas and sources: Gurnee et al. 2023, arXiv:2305.01610 (mean difference), Gurnee et al. 2024, arXiv:2401.12181
 (correlation with a binary feature), Antverg and Belinkov 2022, arXiv:2110.07483 (Probeless). A score that is undefined
-(a tag without words, or that every word has; a neuron that never varies) is NaN.
+(a tag without words, or that every word has; for correlation, a neuron that never varies) is NaN.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from posneurons.errors import PosNeuronsError
 from posneurons.records import Ranking, TagMoments
 
 Scores = Float[ndarray, "tag layer neuron"]
+
+_ROUNDING = float(np.finfo(np.float32).eps) / 2
 
 
 def _pooled(moments: TagMoments) -> tuple[ndarray, ndarray, ndarray]:
@@ -40,13 +42,16 @@ def mean_difference(moments: TagMoments) -> Scores:
 
 
 def correlation(moments: TagMoments) -> Scores:
-    """Point-biserial correlation with "the word has the tag", in -1..1. NaN for neurons that never vary."""
-    n, _, variance = _pooled(moments)
+    """Point-biserial correlation with "the word has the tag", in -1..1.
+
+    NaN for neurons that never vary: whose standard deviation is below what float32 can tell from their mean.
+    """
+    n, mean, variance = _pooled(moments)
     total = max(n.sum(), 1)
     share = np.sqrt(n * (total - n)) / total
     with np.errstate(invalid="ignore", divide="ignore"):
         scores = mean_difference(moments) / np.sqrt(variance) * share
-    return np.where(variance > 0, scores.clip(-1, 1), np.nan)
+    return np.where(variance > (_ROUNDING * mean) ** 2, scores.clip(-1, 1), np.nan)
 
 
 def probeless(moments: TagMoments) -> Scores:
@@ -55,6 +60,8 @@ def probeless(moments: TagMoments) -> Scores:
     Not free of scale, and rare tags weigh like frequent ones.
     """
     present = moments.count > 0
+    if present.sum() < 2:
+        return np.full_like(moments.mean, np.nan)
     means = np.where(present[:, None, None], moments.mean, np.nan)
     return np.stack([np.nansum(np.abs(means - mine), axis=0) + 0 * mine for mine in means])
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,15 +19,13 @@ from numpy import ndarray
 
 from posneurons.errors import AlignmentError, NeuronError, TreebankError
 from posneurons.neurons import NeuronSet
+from posneurons.words import At, Per
 
 if TYPE_CHECKING:
     import pandas as pd
 
-At = Literal["predict", "first", "last"]
-"""Where a word is read: the position before its first token, its first token, or its last token."""
-
-Per = Literal["model", "layer"]
-"""Over what a top k is taken: the whole model, or each layer by itself."""
+UNTAGGED = "_"
+"""The tag of a word that has none; the alignment leaves such words out and counts them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,8 @@ def _read_neurons(path: Path) -> pd.DataFrame:
     content = _check(path, read_json(path), {})
     rows = []
     for method, tags in content.items():
-        for tag, names in _check(path, tags, dict.fromkeys(tags, list), f"{method}: ").items():
+        for tag, names in _check(path, tags, {}, f"{method}: ").items():
+            _check(path, tags, {tag: list}, f"{method}: ")
             layers = [re.fullmatch(r"L(\d+)N\d+", str(name)) for name in names]
             if None in layers:
                 raise _damaged(path, f"{method}, {tag}: {names[layers.index(None)]!r}", "a name like L3N12")
@@ -182,27 +183,26 @@ def _findings(run: Run) -> list[str]:
 
 def _lesion_finding(whose: str, lesions: pd.DataFrame) -> str:
     """For how many tags the own lesion exceeds every control, what chance would give, and the largest such effect."""
+    draws = lesions["draw"].max()
+    if not draws > 0:
+        return f"The {whose} were lesioned without matched controls, so nothing is claimed about the lesions."
     counts, largest = [], ""
     for ablation in lesions["ablation"].unique():
         own = _own(with_controls(lesions, ablation))
         tested = own[(own["controls"] > 0) & own["delta"].notna()]
-        if tested.empty:
-            counts.append(f"cannot be judged under {ablation} ablation, without matched controls")
-            continue
         above = tested[(tested["delta"] > tested["control_high"]) & (tested["delta"] > 0)]
-        controls = " to ".join(map(str, sorted({tested["controls"].min(), tested["controls"].max()})))
         chance = (1 / (tested["controls"] + 1)).sum()
-        counts.append(
-            f"is above every one of its {controls} matched control lesions for {len(above)} of"
-            f" {len(tested)} tags under {ablation} ablation (about {chance:.1f} would be by chance)"
-        )
+        counts.append(f"{len(above)} of {len(tested)} tags under {ablation} ablation (by chance: about {chance:.1f})")
         for cell in above.head(0 if largest else 1).to_dict("records"):
             names = ("delta", "ci_low", "ci_high", "control_low", "control_high")
             largest = (
-                " The largest of these effects under {} ablation is that on {}, {} nats per word (95 % interval {} to {};"
-                " its controls {} to {})."
+                " The largest of these effects under {} ablation is that on {}: {} nats per word"
+                " (95 % interval {} to {}; controls {} to {})."
             ).format(ablation, cell["tag"], *(number(cell[name]) for name in names))
-    return f"The rise of a tag’s loss when its own {whose} are lesioned {', and '.join(counts)}.{largest}"
+    return (
+        f"Lesioning a tag’s own {whose} raises that tag’s loss more than every one of its {draws} matched control"
+        f" lesions does, for {' and '.join(counts)}.{largest}"
+    )
 
 
 def _own(cells: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,13 +16,10 @@ from numpy import ndarray
 
 from posneurons import significance
 from posneurons.neurons import NeuronSet
-from posneurons.records import At
+from posneurons.words import Ablation, At
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Ablation = Literal["zero", "mean"]
-"""What an ablated neuron is set to: 0, or its mean over the training tokens."""
 
 _DISSOCIATION = (  # columns of dissociations.parquet
     "method", "ablation", "scope", "tag_a", "tag_b", "contrast_a", "contrast_b", "p_value", "q_value", "verdict",
@@ -153,20 +150,20 @@ class LesionResult:
         intact = self._tag_means(self.loss_intact[None])
         lesioned = self._tag_means(self.losses)
         delta = lesioned - intact
-        columns = {
-            name: np.full((n_conditions, n_tags), np.nan) for name in ("ci_low", "ci_high", "p_value", "z_control")
-        }
+        names = ("ci_low", "ci_high", "p_value", "q_value", "z_control")
+        columns = {name: np.full((n_conditions, n_tags), np.nan) for name in names}
         rng = np.random.default_rng(self.seed)
         low, high = significance.bootstrap_interval(self._real_sums, self._counts, draws=self.draws, rng=rng)
         columns["ci_low"][self._real], columns["ci_high"][self._real] = low, high
         columns["p_value"][self._real] = significance.sign_flip_p(self._real_sums, draws=self.draws, rng=rng)
+        columns["q_value"] = significance.q_values(columns["p_value"])
         for row in self._real:
             controls = [c for c in range(n_conditions) if self.lesion[c] == self.lesion[row] and self.draw[c] > 0]
             if len(controls) > 1:
                 spread = delta[controls].std(0, ddof=1)
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    columns["z_control"][row] = (delta[row] - delta[controls].mean(0)) / spread
-        frame = pd.DataFrame(
+                spread[spread == 0] = np.nan
+                columns["z_control"][row] = (delta[row] - delta[controls].mean(0)) / spread
+        return pd.DataFrame(
             {
                 "method": self.method,
                 "lesion": np.repeat(np.array(self.lesion, dtype=object), n_tags),
@@ -181,10 +178,6 @@ class LesionResult:
                 **{name: values.ravel() for name, values in columns.items()},
             }
         )
-        frame.insert(
-            frame.columns.get_loc("p_value") + 1, "q_value", significance.q_values(frame["p_value"].to_numpy())
-        )
-        return frame
 
     def to_frame(self) -> pd.DataFrame:
         """One row per (lesion, draw, tag), columns as in lesions.parquet; losses in nats per word.
@@ -206,13 +199,14 @@ class LesionResult:
         contrast_a is how much more tag a suffers under its own lesion than under that of b, contrast_b the mirrored
         case, in nats per word; p_value is the larger of the two one-sided p-values (an intersection-union test),
         q_value its Benjamini-Hochberg correction over all pairs. Verdicts: "strong" where q <= 0.05, so that both
-        contrasts are positive; "one-way" where only one of the two is, after the same correction over the single
-        contrasts; "none" otherwise.
+        contrasts are positive; "one-way" where that is not shown, but one of the two is positive, after the same
+        correction over the single contrasts; "none" otherwise.
         """
         import pandas as pd
 
         words = np.bincount(self.word_tag, minlength=len(self.tags))
-        rows = [row for row in self._real if words[self.tags.index(self.lesion[row])] > 0]
+        present = {tag for tag, count in zip(self.tags, words, strict=True) if count}
+        rows = [row for row in self._real if self.lesion[row] in present]
         names = [self.lesion[row] for row in rows]
         columns = [self.tags.index(name) for name in names]
         picked = np.searchsorted(self._real, rows)
@@ -247,4 +241,4 @@ class LesionResult:
 def _verdict(q: float, q_a: float, q_b: float) -> str:
     if q <= ALPHA:
         return "strong"
-    return "one-way" if min(q_a, q_b) <= ALPHA else "none"
+    return "one-way" if q_a <= ALPHA or q_b <= ALPHA else "none"  # NaN is never below

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import stats
@@ -38,7 +39,8 @@ def cluster_sums(
     n_clusters = int(clusters.max(initial=-1)) + 1
     flat = clusters * n_cells + cells
     sums = [np.bincount(flat, weights=row, minlength=n_clusters * n_cells) for row in values]
-    return np.stack(sums).reshape(len(values), n_clusters, n_cells).transpose(1, 0, 2)
+    table = np.stack(sums).astype(np.float64)  # of no words, bincount makes integers
+    return rearrange(table, "condition (cluster cell) -> cluster condition cell", cell=n_cells)
 
 
 def bootstrap_interval(
@@ -79,11 +81,11 @@ def _quantiles(means: ndarray, q: float) -> ndarray:
     flat = np.sort(means.reshape(len(means), -1), axis=0)  # NaN sorts last
     defined = np.count_nonzero(~np.isnan(flat), axis=0)
     place = np.clip(np.round(q * (defined - 1)).astype(int), 0, None)
-    return flat[place, np.arange(flat.shape[1])].reshape(means.shape[1:])
+    return np.take_along_axis(flat, place[None], axis=0).reshape(means.shape[1:])
 
 
 def sign_flip_p(
-    sums: Float[ndarray, cluster * cell], *, draws: int, rng: np.random.Generator, one_sided: bool = False
+    sums: Float[ndarray, " cluster *cell"], *, draws: int, rng: np.random.Generator, one_sided: bool = False
 ) -> Float[ndarray, "*cell"]:
     """P-value of a zero mean: how often randomly signed clusters reach the observed sum.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -24,8 +24,9 @@ from posneurons.manifest import Manifest, read_json, write_json, write_whole
 from posneurons.neurons import NeuronSet
 from posneurons.probes import fit_probe
 from posneurons.ranking import rank_moments
-from posneurons.records import At, Corpus, Ranking
+from posneurons.records import Corpus, Ranking
 from posneurons.treebank import load_treebank, with_splits
+from posneurons.words import Ablation, At, Per
 from posneurons.workflow import tag_moments
 
 STAGES = ("rank", "probe", "lesion", "report")
@@ -66,6 +67,10 @@ class Study:
 
     def __init__(self, config: Config, out: Path, command: str, progress: bool) -> None:
         self.config, self.out, self.progress = config, out, progress
+        self.at = cast("At", config.at)  # `check` has seen that these are option words
+        self.probe_at = cast("tuple[At, ...]", config.probe_at)
+        self.positions = tuple(dict.fromkeys((self.at, *self.probe_at)))
+        self.ablations = cast("tuple[Ablation, ...]", config.ablations)
         self.manifest = _open_run(config, out, command)
 
     def do(self, stage: str) -> None:
@@ -130,7 +135,7 @@ class Study:
 
     def _keys_at(self, at: At) -> dict[str, dict[str, NeuronSet]]:
         """Key neurons for words read at `at`, by plain method name; those of a user's file serve every position."""
-        suffix = "" if at == self.config.at or self.config.neurons is not None else f"@{at}"
+        suffix = "" if at == self.at or self.config.neurons is not None else f"@{at}"
         plain = {name.removesuffix(suffix): keys for name, keys in self.keys.items() if name.endswith(suffix)}
         return {name: keys for name, keys in plain.items() if "@" not in name}
 
@@ -138,14 +143,14 @@ class Study:
         config = self.config
         if config.neurons is not None:
             keys = self.keys
-            frame = _given_frame(keys, config.at)
+            frame = _given_frame(keys, self.at)
         else:
             train = self.corpus.split("train")
-            moments = tag_moments(self.model, train, at=config.positions, progress=self.progress)
+            moments = tag_moments(self.model, train, at=self.positions, progress=self.progress)
             rankings = [
                 rank_moments(moments[at], method, signed=config.signed)
                 for method in config.methods
-                for at in config.positions
+                for at in self.positions
             ]
             keys = {self._name(ranking): self._top(ranking) for ranking in rankings}
             frame = pd.concat([ranking.to_frame(KEPT) for ranking in rankings], ignore_index=True)
@@ -154,7 +159,7 @@ class Study:
         write_json(self.out / "neurons.json", names)
 
     def _name(self, ranking: Ranking) -> str:
-        return ranking.method if ranking.at == self.config.at else f"{ranking.method}@{ranking.at}"
+        return ranking.method if ranking.at == self.at else f"{ranking.method}@{ranking.at}"
 
     def _top(self, ranking: Ranking) -> dict[str, NeuronSet]:
         """Key neurons of the tags with enough words; the others are named in a warning."""
@@ -165,7 +170,7 @@ class Study:
                 f"fewer than {self.config.min_words} training words at {ranking.at!r}, "
                 f"so no key neurons: {', '.join(few)}"
             )
-        found = ranking.top(self.config.top, per=self.config.per)
+        found = ranking.top(self.config.top, per=cast("Per", self.config.per))
         enough = {tag: keys for tag, keys in found.items() if words[tag] >= self.config.min_words}
         if not enough:
             raise RunError(
@@ -178,7 +183,7 @@ class Study:
         config = self.config
         results = [
             fit_probe(self.model, self.corpus, keys, at=at, method=method, seed=config.seed)
-            for at in config.probe_at
+            for at in self.probe_at
             for method, keys in self._keys_at(at).items()
         ]
         write_json(self.out / "probe.json", {"results": [result.to_dict() for result in results]})
@@ -186,9 +191,9 @@ class Study:
     def _lesion(self) -> None:
         config = self.config
         frames, pairs = [], []
-        for ablation in config.ablations:
+        for ablation in self.ablations:
             fill = fill_values(self.model, self.corpus.split("train"), ablation, progress=self.progress)
-            for method, keys in self._keys_at(config.at).items():
+            for method, keys in self._keys_at(self.at).items():
                 result = lesion(
                     self.model,
                     self.corpus,

@@ -11,8 +11,9 @@ from torch import Tensor
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS, stream
 from posneurons.ranking import check_method, rank_moments
-from posneurons.records import At, Corpus, Ranking, TagMoments
+from posneurons.records import Corpus, Ranking, TagMoments
 from posneurons.statistics import MomentAccumulator
+from posneurons.words import At
 
 
 def tag_moments(

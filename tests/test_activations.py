@@ -35,7 +35,11 @@ def loop(corpus: Corpus, at: str) -> np.ndarray:
     for row in range(corpus.n_rows):
         _, cache = demo.model().run_with_cache(torch.from_numpy(corpus.row_tokens(row))[None])
         for word in np.flatnonzero(corpus.word_row == row):
-            position = {"predict": corpus.word_first[word] - 1, "first": corpus.word_first[word], "last": corpus.word_last[word]}[at]
+            position = {
+                "predict": corpus.word_first[word] - 1,
+                "first": corpus.word_first[word],
+                "last": corpus.word_last[word],
+            }[at]
             if position > 0:
                 for layer in range(info.n_layers):
                     out[word, layer] = cache[f"blocks.{layer}.mlp.hook_post"][0, position].numpy()
@@ -117,5 +121,7 @@ def test_errors_say_what_to_do() -> None:
     with pytest.raises(NeuronError, match=r"neuron L6N0: the model has layers 0 to 5 and units 0 to 767"):
         pn.cache_activations(demo.model(), corpus, pn.NeuronSet.parse(["L6N0"]))
     long = replace(corpus, row_bounds=np.concatenate([[0], np.full(corpus.n_rows, len(corpus.tokens))]))
-    with pytest.raises(AlignmentError, match=r"a row of \d+ tokens does not fit the model's context of 256; align with context=256"):
+    with pytest.raises(
+        AlignmentError, match=r"a row of \d+ tokens does not fit the model's context of 256; align with context=256"
+    ):
         pn.tag_moments(demo.model(), long)

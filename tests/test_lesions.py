@@ -20,7 +20,7 @@ def few() -> Corpus:
 def plain_losses(corpus: Corpus, neurons: pn.NeuronSet, fill: torch.Tensor) -> np.ndarray:
     """What a user would write: run_with_hooks per row, full logits, log-softmax, gather."""
 
-    def ablate(value: torch.Tensor, hook: object, layer: int) -> torch.Tensor:
+    def ablate(value: torch.Tensor, layer: int) -> torch.Tensor:
         value = value.clone()
         for unit in neurons.units[neurons.layers == layer]:
             value[:, 1:, unit] = fill[layer, unit]
@@ -30,7 +30,7 @@ def plain_losses(corpus: Corpus, neurons: pn.NeuronSet, fill: torch.Tensor) -> n
     for row in range(corpus.n_rows):
         tokens = torch.from_numpy(corpus.row_tokens(row))[None]
         hooks = [
-            (f"blocks.{la}.mlp.hook_post", lambda v, hook, la=la: ablate(v, hook, la)) for la in set(neurons.layers.tolist())
+            (f"blocks.{la}.mlp.hook_post", lambda v, hook, la=la: ablate(v, la)) for la in set(neurons.layers.tolist())
         ]
         log_probs = demo.model().run_with_hooks(tokens, fwd_hooks=hooks).log_softmax(-1)[0]
         for word in np.flatnonzero(corpus.word_row == row):
@@ -43,7 +43,10 @@ def plain_losses(corpus: Corpus, neurons: pn.NeuronSet, fill: torch.Tensor) -> n
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_losses_equal_the_plain_loop(ablation: str) -> None:
     corpus = few()
-    sets = [pn.NeuronSet.parse(["L0N3", "L2N700", "L2N4", "L5N10"]), pn.NeuronSet.parse([f"L4N{u}" for u in range(300)])]
+    sets = [
+        pn.NeuronSet.parse(["L0N3", "L2N700", "L2N4", "L5N10"]),
+        pn.NeuronSet.parse([f"L4N{u}" for u in range(300)]),
+    ]
     fill = lesions.fill_values(demo.model(), corpus, ablation)
     words, intact, losses = lesions.word_losses(demo.model(), corpus, sets, fill, tokens=700)
     order = np.argsort(corpus.word_row[words], kind="stable")

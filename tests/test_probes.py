@@ -72,6 +72,6 @@ def test_probe_end_to_end() -> None:
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(NeuronError, match="fit_probe: no key neurons were given"):
         pn.fit_probe(demo.model(), demo.small(), {})
+    only_test = pn.align(pn.load_treebank().split("test"), demo.model().tokenizer)
     with pytest.raises(AlignmentError, match="no split 'train'; it has"):
-        only_test = pn.align(pn.load_treebank().split("test"), demo.model().tokenizer)
         pn.fit_probe(demo.model(), only_test, {"NOUN": pn.NeuronSet.parse(["L0N1"])})

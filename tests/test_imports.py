@@ -1,0 +1,229 @@
+"""Who may know whom: the walls of architecture.md, read off the sources."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import posneurons
+
+FOLDER = Path(posneurons.__file__).parent
+SOURCES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.py"))}
+ENTRY = {"__init__", "__main__"}  # the facade and the command know the others lazily, and nobody knows them
+
+HEAVY = ("torch", "transformers", "transformer_lens", "pandas", "sklearn", "plotly", "stanza", "scipy", "pyarrow")
+MODEL_LIBRARIES = {"transformer_lens", "transformers"}
+TENSORS = {"torch", *MODEL_LIBRARIES}
+TEXT = {"conll", "treebank", "tagging", "alignment"}
+READING = {
+    "models",
+    "checkpoints",
+    "loading",
+    "activations",
+    "probes",
+    "lesions",
+    "attribution",
+    "steering",
+    "workflow",
+}
+SCORES = {"statistics", "ranking", "significance"}
+FILES = {"manifest", "study", "figures", "report", "cli", "doctor"}
+FORMULAS = {"probes", "lesions", "attribution", *SCORES}
+
+# architecture.md, "must not know"; modules of later issues are in it so that they meet their wall when they come.
+FORBIDDEN = {
+    "errors": set(SOURCES) | TENSORS | {"numpy"},
+    "records": TENSORS | TEXT | READING | SCORES | FILES | {"results"},
+    "neurons": TENSORS | TEXT | READING | SCORES | FILES | {"records", "results"},
+    "conll": TENSORS | READING | SCORES | FILES | {"tokenizers", "treebank", "alignment"},
+    "treebank": TENSORS | READING | SCORES | FILES | {"tokenizers", "alignment"},
+    "tagging": MODEL_LIBRARIES | READING | SCORES | FILES | {"alignment"},
+    "alignment": TENSORS | READING | SCORES | FILES,
+    "models": TEXT
+    | SCORES
+    | FILES
+    | {"records", "activations", "probes", "lesions", "attribution", "steering", "workflow"},
+    "loading": TEXT | SCORES | FILES | {"models", "records", "neurons", "activations"},
+    "checkpoints": MODEL_LIBRARIES | TEXT | READING | SCORES | FILES | {"records", "neurons"},
+    "activations": SCORES | FILES | {"probes", "lesions", "attribution", "results", "workflow"},
+    "statistics": MODEL_LIBRARIES | TEXT | READING | FILES | {"ranking", "significance", "results"},
+    "ranking": TENSORS | TEXT | READING | FILES | {"significance", "results"},
+    "significance": TENSORS | TEXT | READING | FILES | {"records", "neurons", "statistics", "ranking", "results"},
+    "results": TENSORS | TEXT | READING | FILES | {"statistics", "ranking"},
+    "attribution": TEXT | FILES,
+    "probes": TEXT | SCORES | FILES | {"attribution", "lesions", "workflow"},
+    "lesions": TEXT | SCORES | FILES | {"attribution", "probes", "workflow"},
+    "steering": TEXT | SCORES | FILES,
+    "planted": SCORES | FILES,
+    "workflow": TEXT | FILES,
+    "study": TENSORS | {"cli", "statistics", "figures"},
+    "config": TENSORS | TEXT | READING | FORMULAS | FILES | {"numpy", "pandas", "records", "results"},
+    "manifest": TENSORS | TEXT | READING | FORMULAS | {"study", "report", "figures", "cli"},
+    "figures": TENSORS | TEXT | READING | FORMULAS | {"study", "cli"},
+    "report": TENSORS | TEXT | READING | FORMULAS | {"study", "cli"},
+    "doctor": {"study", "cli", *FORMULAS},
+    "cli": TENSORS | {"numpy", "pandas", "scipy", "sklearn", "plotly"},
+}
+AT_IMPORT_OF_CLI = {"config", "errors"}
+
+
+class Import(NamedTuple):
+    name: str
+    """Module of the package without its prefix, or top name of another package."""
+    at_module_level: bool
+
+
+def imports(source: str) -> Iterator[Import]:
+    """Every import of a module, also inside functions; those for the type checker only are left out."""
+    tree = ast.parse(source)
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    in_functions = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) not in typing_only:
+            for name in _names(node):
+                yield Import(name, id(node) not in in_functions)
+
+
+def _names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        paths = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        base = ".".join(["posneurons"] * bool(node.level) + [node.module] * bool(node.module))
+        paths = [f"{base}.{alias.name}" for alias in node.names] if base == "posneurons" else [base]
+    else:
+        return []
+    own = [path.split(".")[1] for path in paths if path.startswith("posneurons.")]
+    return own + [path.split(".")[0] for path in paths if not path.startswith("posneurons.")]
+
+
+def known(source: str) -> set[str]:
+    return {each.name for each in imports(source)}
+
+
+def trespasses(sources: dict[str, str]) -> list[str]:
+    return [
+        f"{module} imports {name}"
+        for module, source in sources.items()
+        for name in sorted(known(source) & FORBIDDEN.get(module, set()))
+    ]
+
+
+def cycle(sources: dict[str, str]) -> list[str]:
+    graph = {module: known(source) & set(sources) for module, source in sources.items() if module not in ENTRY}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def prints(source: str) -> list[int]:
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    command = f"import sys, posneurons; dir(posneurons); print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_command_line_imports_nothing_heavy() -> None:
+    command = f"import sys, posneurons.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_lazy_names_are_those_the_type_checker_sees() -> None:
+    tree = ast.parse(SOURCES["__init__"])
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert {"__version__", *seen} == set(posneurons.__all__)
+
+
+def test_only_models_knows_the_model_libraries() -> None:
+    knowing = {module for module, source in SOURCES.items() if known(source) & MODEL_LIBRARIES}
+    assert knowing <= {"models", "loading"}
+
+
+def test_every_module_stands_in_the_table() -> None:
+    """A new module says here what it must not know."""
+    assert set(SOURCES) - ENTRY <= set(FORBIDDEN)
+
+
+def test_imports_keep_to_the_table_and_flow_one_way() -> None:
+    assert trespasses(SOURCES) == []
+    assert cycle(SOURCES) == []
+
+
+def test_cli_computes_nothing_and_imports_late() -> None:
+    early = {each.name for each in imports(SOURCES["cli"]) if each.at_module_level}
+    assert early & set(SOURCES) <= AT_IMPORT_OF_CLI
+
+
+def test_nothing_prints() -> None:
+    assert {module: lines for module, source in SOURCES.items() if (lines := prints(source))} == {}
+
+
+def test_modules_are_short() -> None:
+    assert {module: n for module, source in SOURCES.items() if (n := len(source.splitlines())) > 350} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from posneurons.models import load_model",
+        "from posneurons import models",
+        "import posneurons.models",
+        "import posneurons.models as m",
+        "from . import models",
+        "from .models import load_model",
+        "def f():\n    from posneurons import errors, models",
+        "class A:\n    def f(self):\n        import posneurons.models",
+        "if True:\n    from posneurons.models import load_model",
+        "from __future__ import annotations\nimport numpy, posneurons.models",
+    ],
+)
+def test_the_walk_finds_every_way_to_import(line: str) -> None:
+    assert trespasses({**SOURCES, "statistics": SOURCES["statistics"] + "\n" + line}) == ["statistics imports models"]
+
+
+def test_the_walk_can_fail() -> None:
+    assert trespasses({"treebank": "import torch.nn as nn\nfrom tokenizers import Tokenizer"}) == [
+        "treebank imports tokenizers",
+        "treebank imports torch",
+    ]
+    assert trespasses({"report": "def f():\n    import transformer_lens.utils"}) == ["report imports transformer_lens"]
+    assert trespasses({"records": "if TYPE_CHECKING:\n    import torch"}) == []
+    assert trespasses({"records": "if TYPE_CHECKING:\n    import pandas\nelse:\n    import torch"}) != []
+    assert cycle(
+        {"a": "from posneurons.b import x", "b": "def f():\n    from posneurons import c", "c": "import posneurons.a"}
+    )
+    assert not cycle({"a": "from posneurons.b import x", "b": "from posneurons import c", "c": "import numpy"})
+    early = [
+        each.name
+        for each in imports("import typer\ndef f():\n    from posneurons.study import run")
+        if each.at_module_level
+    ]
+    assert early == ["typer"]
+    assert prints("x = 1\nprint(x)") == [2]
+    assert prints("printed(x)\nconsole.print(x)") == []

@@ -1,0 +1,237 @@
+"""Scores against scipy and slow loops, and the order they put neurons in."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import stats
+
+from posneurons import config, ranking
+from posneurons.errors import NeuronError, PosNeuronsError
+from posneurons.neurons import NeuronSet
+from posneurons.ranking import correlation, mean_difference, probeless, rank_moments
+from posneurons.records import Ranking, TagMoments
+from posneurons.statistics import MomentAccumulator
+
+TAGS = ("ADJ", "NOUN", "VERB", "X")  # X has no words
+N_LAYERS, N_UNITS = 2, 3
+
+
+def build_words(n: int = 60, seed: int = 0) -> tuple[ndarray, Float[ndarray, "word layer neuron"]]:
+    """Tags 0..2, each at least once, and activations that depend on them."""
+    rng = np.random.default_rng(seed)
+    tags = np.concatenate([[0, 1, 2], rng.integers(0, 3, n - 3)])
+    lift = rng.normal(size=(3, N_LAYERS, N_UNITS))
+    return tags, rng.normal(size=(n, N_LAYERS, N_UNITS)) + lift[tags]
+
+
+def moments_of(tags: ndarray, values: Float[ndarray, "word layer neuron"], names: tuple[str, ...] = TAGS) -> TagMoments:
+    groups = [values[tags == number] for number in range(len(names))]
+    zero = np.zeros(values.shape[1:])
+    return TagMoments(
+        tags=names,
+        at="predict",
+        count=np.array([len(group) for group in groups]),
+        mean=np.stack([group.mean(0) if len(group) else zero for group in groups]),
+        m2=np.stack([group.var(0) * len(group) if len(group) else zero for group in groups]),
+    )
+
+
+def build_ranking(scores: object, *, signed: bool = False) -> Ranking:
+    table = np.array(scores, dtype=np.float64)
+    count = np.full(len(table), 5)
+    return Ranking(method="m", at="last", tags=TAGS[: len(table)], scores=table, count=count, signed=signed)
+
+
+NAN = float("nan")
+
+
+def test_scores_by_hand() -> None:
+    # ADJ: 1, 3 (mean 2). NOUN: 4, 6, 8 (mean 6). VERB: 10 (mean 10). All: mean 32 / 6, squares 226 - 32**2 / 6.
+    tags, values = np.array([0, 0, 1, 1, 1, 2]), np.array([1.0, 3, 4, 6, 8, 10]).reshape(6, 1, 1)
+    moments = moments_of(tags, values, TAGS[:3])
+    # Against the rest: 2 - (4+6+8+10)/4 = -5, 6 - (1+3+10)/3 = 4/3, 10 - (1+3+4+6+8)/5 = 5.6.
+    np.testing.assert_allclose(mean_difference(moments).ravel(), [-5, 4 / 3, 5.6])
+    # Times sqrt(n rest) / all over the standard deviation.
+    sd = np.sqrt((226 - 32**2 / 6) / 6)
+    np.testing.assert_allclose(correlation(moments).ravel(), np.array([-5 * 8**0.5, 4 / 3 * 3, 5.6 * 5**0.5]) / 6 / sd)
+    # ADJ: |2-6| + |2-10|, NOUN: |6-2| + |6-10|, VERB: |10-2| + |10-6|.
+    np.testing.assert_allclose(probeless(moments).ravel(), [12, 8, 12])
+
+
+@given(st.integers(5, 60), st.integers(0, 1000))
+def test_scores_against_scipy_and_slow_loops(n: int, seed: int) -> None:
+    tags, values = build_words(n, seed)
+    moments = moments_of(tags, values)
+    found = {name: method(moments) for name, method in ranking.METHODS.items()}
+    means = [values[tags == tag].mean(0) for tag in range(3)]
+    for tag in range(3):
+        mine = tags == tag
+        for layer in range(N_LAYERS):
+            for unit in range(N_UNITS):
+                at, column = (tag, layer, unit), values[:, layer, unit]
+                assert found["correlation"][at] == pytest.approx(stats.pointbiserialr(mine, column)[0], abs=1e-12)
+                assert found["correlation"][at] == pytest.approx(np.corrcoef(mine, column)[0, 1], abs=1e-12)
+                assert found["mean_difference"][at] == pytest.approx(column[mine].mean() - column[~mine].mean())
+                # Antverg and Belinkov 2022, section 3: per tag, the distance of its mean to that of each other tag.
+                distances = [abs(means[tag][layer, unit] - means[k][layer, unit]) for k in range(3) if k != tag]
+                assert found["probeless"][at] == pytest.approx(sum(distances))
+
+
+def test_from_streamed_words_to_the_same_correlation() -> None:
+    tags, values = build_words(400)
+    accumulator = MomentAccumulator(len(TAGS), N_LAYERS, N_UNITS)
+    for part in (slice(0, 100), slice(100, 400)):
+        for layer in range(N_LAYERS):
+            accumulator.update(layer, torch.from_numpy(tags[part]), torch.from_numpy(values[part, layer]).float())
+    found = rank_moments(accumulator.finalise(TAGS, "predict")).scores
+    np.testing.assert_allclose(found, correlation(moments_of(tags, values)), atol=1e-6)
+
+
+@given(st.integers(0, 1000), st.floats(0.01, 100), st.floats(-100, 100))
+def test_correlation_has_no_scale_and_the_differences_have_one(seed: int, scale: float, shift: float) -> None:
+    tags, values = build_words(30, seed)
+    before, after = moments_of(tags, values), moments_of(tags, values * scale + shift)
+    np.testing.assert_allclose(correlation(after), correlation(before), atol=1e-7)
+    np.testing.assert_allclose(mean_difference(after), scale * mean_difference(before), atol=1e-7)
+    np.testing.assert_allclose(probeless(after), scale * probeless(before), atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ranking.METHODS)
+def test_a_tag_without_words_is_undefined_and_changes_no_other(name: str) -> None:
+    tags, values = build_words()
+    found = ranking.METHODS[name](moments_of(tags, values))
+    assert np.isnan(found[3]).all()
+    assert not np.isnan(found[:3]).any()
+    np.testing.assert_array_equal(found[:3], ranking.METHODS[name](moments_of(tags, values, TAGS[:3])))
+
+
+@pytest.mark.parametrize("name", ranking.METHODS)
+@pytest.mark.parametrize("n", [0, 10])
+def test_a_tag_that_every_word_has_is_undefined(name: str, n: int) -> None:
+    values = np.random.default_rng(0).normal(size=(n, N_LAYERS, N_UNITS))
+    assert np.isnan(ranking.METHODS[name](moments_of(np.zeros(n, dtype=int), values))).all()
+
+
+def test_a_neuron_that_never_varies_has_no_correlation_and_no_difference() -> None:
+    tags, values = build_words()
+    values[:, 0, 0], values[:, 1, 2] = 0, 0.1
+    moments = moments_of(tags, values)
+    undefined = np.isnan(correlation(moments)[:3])
+    assert undefined.sum() == 6
+    assert undefined[:, 0, 0].all()
+    assert undefined[:, 1, 2].all()
+    for method in (mean_difference, probeless):
+        np.testing.assert_allclose(method(moments)[:3, [0, 1], [0, 2]], 0, atol=1e-15)
+
+
+def test_rounding_is_not_taken_for_variation() -> None:
+    rng = np.random.default_rng(0)
+    constants = torch.from_numpy(rng.normal(size=300)).float()
+    accumulator = MomentAccumulator(3, 1, 300)
+    for n in (1, 5, 700, 333):
+        accumulator.update(0, torch.from_numpy(rng.integers(0, 3, n)), constants.expand(n, 300))
+    assert np.isnan(correlation(accumulator.finalise(TAGS[:3], "predict"))).all()
+
+
+def test_a_neuron_that_is_the_tag_itself_correlates_perfectly() -> None:
+    tags, values = build_words()
+    values[:, 0, 0], values[:, 0, 1] = tags == 1, -7 * (tags == 1) + 1e3
+    found = correlation(moments_of(tags, values))
+    assert found[1, 0, 0] == pytest.approx(1)
+    assert found[1, 0, 1] == pytest.approx(-1)
+    assert np.nanmax(np.abs(found)) <= 1
+    noise = np.random.default_rng(0).normal(size=(2, 1, 400))
+    for tag in range(3):  # rounding does not lead past 1
+        exact = correlation(moments_of(tags, noise[0] + noise[1] * (tags == tag)[:, None, None]))
+        assert 1 - 1e-9 < np.abs(exact[tag]).min() <= np.abs(exact[tag]).max() <= 1
+
+
+def test_the_method_names_are_those_of_the_command_line() -> None:
+    assert tuple(ranking.METHODS) == config.METHODS
+
+
+def test_rank_moments_says_what_it_ranked() -> None:
+    tags, values = build_words()
+    moments = moments_of(tags, values)
+    for name, method in ranking.METHODS.items():
+        found = rank_moments(moments, name, signed=True)
+        assert (found.method, found.at, found.tags, found.signed) == (name, "predict", TAGS, True)
+        np.testing.assert_array_equal(found.scores, method(moments))
+        np.testing.assert_array_equal(found.count, moments.count)
+    assert rank_moments(moments).method == "correlation"
+    assert not rank_moments(moments).signed
+    sentence = "^method 'lda2': no such ranking; expected one of correlation, mean_difference, probeless$"
+    with pytest.raises(PosNeuronsError, match=sentence):
+        rank_moments(moments, "lda2")
+
+
+def test_order_is_by_score_then_layer_then_unit_and_without_the_undefined() -> None:
+    scores = [[[0.5, NAN, -0.9], [0.9, -0.5, 0.5]]]
+    # Absolute: 0.9 at (0,2) and (1,0), then 0.5 at (0,0), (1,1), (1,2).
+    assert build_ranking(scores).order("ADJ").tolist() == [2, 3, 0, 4, 5]
+    # Signed: 0.9 at (1,0), 0.5 at (0,0) and (1,2), -0.5 at (1,1), -0.9 at (0,2).
+    assert build_ranking(scores, signed=True).order("ADJ").tolist() == [3, 0, 5, 4, 2]
+    assert build_ranking([[[0.0, -0.0], [NAN, 0.0]]], signed=True).order("ADJ").tolist() == [0, 1, 3]
+
+
+SCORE = st.one_of(st.integers(-2, 2).map(float), st.just(NAN))
+
+
+@given(st.lists(SCORE, min_size=6, max_size=6), st.booleans())
+def test_order_equals_sorting_by_hand(flat: list[float], signed: bool) -> None:
+    defined = [(-(s if signed else abs(s)), number // 3, number % 3) for number, s in enumerate(flat) if s == s]
+    expected = [layer * 3 + unit for _, layer, unit in sorted(defined)]
+    found = build_ranking(np.reshape(flat, (1, 2, 3)), signed=signed)
+    assert found.order("ADJ").tolist() == expected
+    if expected:
+        names = tuple(f"L{number // 3}N{number % 3}" for number in expected)
+        assert all(found.top(k)["ADJ"].names == names[:k] for k in range(1, len(names) + 1))
+
+
+def test_top_of_the_model_and_of_each_layer() -> None:
+    found = build_ranking([[[0.1, 0.8, -0.9], [0.2, 0.0, 0.3]], [[0.0, 0.1, 0.2], [0.3, 0.4, 0.5]]])
+    assert found.top(2) == {"ADJ": NeuronSet.parse(["L0N2", "L0N1"]), "NOUN": NeuronSet.parse(["L1N2", "L1N1"])}
+    assert found.top(1, per="layer") == {
+        "ADJ": NeuronSet.parse(["L0N2", "L1N2"]),
+        "NOUN": NeuronSet.parse(["L0N2", "L1N2"]),
+    }
+    assert found.top(2, per="layer")["ADJ"].names == ("L0N2", "L0N1", "L1N2", "L1N0")
+
+
+def test_top_leaves_out_tags_without_a_score() -> None:
+    found = build_ranking([np.full((2, 3), NAN), np.ones((2, 3))])
+    assert list(found.top(3)) == ["NOUN"]
+    assert list(found.top(3, per="layer")) == ["NOUN"]
+    assert found.to_frame()["tag"].unique().tolist() == ["NOUN"]
+
+
+def test_requests_that_make_no_sense_are_errors() -> None:
+    found = build_ranking([[[0.1, NAN, NAN], [0.2, 0.0, 0.3]]])
+    with pytest.raises(NeuronError, match=r"^top: k=5, but for ADJ: 4 neurons have a score; choose a smaller k$"):
+        found.top(5)
+    sentence = "^top: k=2, but for ADJ: 1 neurons have a score in a layer; choose a smaller k$"
+    with pytest.raises(NeuronError, match=sentence):
+        found.top(2, per="layer")
+    with pytest.raises(NeuronError, match=r"^top: k=0; expected at least 1 neuron$"):
+        found.top(0)
+    with pytest.raises(NeuronError, match=r"^ranking: no tag 'PUNCT'; it has ADJ$"):
+        found.order("PUNCT")
+
+
+def test_to_frame_by_hand() -> None:
+    found = build_ranking([[[0.5, NAN, -0.9], [0.9, -0.5, 0.1]], [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])
+    frame = found.to_frame(2)
+    assert frame.to_dict("list") == {
+        "method": ["m"] * 4,
+        "at": ["last"] * 4,
+        "tag": ["ADJ", "ADJ", "NOUN", "NOUN"],
+        "layer": [0, 1, 1, 1],
+        "neuron": [2, 0, 2, 1],
+        "score": [-0.9, 0.9, 6.0, 5.0],
+        "rank": [1, 2, 1, 2],
+    }
+    assert len(found.to_frame()) == 5 + 6

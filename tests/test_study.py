@@ -1,0 +1,189 @@
+"""The main job end to end on the embedded model: its files, its resumption, its errors."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from posneurons import study
+from posneurons.config import Config
+from posneurons.errors import NeuronError, RunError
+
+QUICK = Config(top=20, controls=3, ablations=("mean",), draws=500, probe_at=("last",), min_words=60)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study.run(QUICK, tmp_path_factory.mktemp("run") / "demo", command="posneurons run", progress=False)
+
+
+def test_a_run_writes_the_files_of_the_contract(finished: Path) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "dissociations.parquet",
+        "lesions.parquet",
+        "manifest.json",
+        "neurons.json",
+        "probe.json",
+        "ranking.parquet",
+        "report.html",
+    ]
+    lesions = pd.read_parquet(finished / "lesions.parquet")
+    assert {"method", "lesion", "ablation", "scope", "draw", "tag", "words", "loss_intact", "loss_lesioned", "delta", "ci_low",
+            "ci_high", "p_value", "q_value", "z_control"} == set(lesions.columns)  # fmt: skip
+    assert set(lesions["draw"]) == {0, 1, 2, 3}
+    names = json.loads((finished / "neurons.json").read_text())
+    assert set(names) == {"correlation", "correlation@last"}
+    assert all(len(found) == 20 for found in names["correlation"].values())
+    assert set(names["correlation"]) == set(lesions["lesion"])
+    ranking = pd.read_parquet(finished / "ranking.parquet")
+    nouns = ranking.query("tag == 'NOUN' and method == 'correlation' and at == 'predict' and rank <= 20")
+    assert [f"L{la}N{u}" for la, u in zip(nouns["layer"], nouns["neuron"], strict=True)] == names["correlation"]["NOUN"]
+
+
+def test_the_manifest_says_what_was_run(finished: Path) -> None:
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["command"] == "posneurons run"
+    assert manifest["config"]["top"] == 20
+    assert manifest["model"]["n_layers"] == 6
+    assert len(manifest["treebank"]["sha256"]) == 64
+    assert set(manifest["stages"]) == {"rank", "probe", "lesion", "report"}
+    assert {"split", "tag", "reason", "words"} == set(manifest["dropped"][0])
+    assert any("fewer than 60 training words" in warning for warning in manifest["warnings"])
+
+
+def test_lesions_hit_their_own_tag_hardest(finished: Path) -> None:
+    """What the project claims, at its smallest: most tags suffer more from their own lesion than from random ones."""
+    own = pd.read_parquet(finished / "lesions.parquet").query("lesion == tag")
+    real = own[own["draw"] == 0].set_index("tag")["delta"]
+    random = own[own["draw"] > 0].groupby("tag")["delta"].max()
+    assert (real > random[real.index]).mean() > 0.5
+
+
+def test_a_finished_run_is_left_alone_and_a_lost_stage_is_made_again(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    before = {path.name: path.stat().st_mtime_ns for path in copy.iterdir()}
+    wanted = (copy / "probe.json").read_text()
+    (copy / "probe.json").unlink()
+    study.run(QUICK, copy, progress=False)
+    assert (copy / "probe.json").read_text() == wanted
+    assert (copy / "lesions.parquet").stat().st_mtime_ns == before["lesions.parquet"]
+    assert (copy / "ranking.parquet").stat().st_mtime_ns == before["ranking.parquet"]
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "lesion", stop)
+    with pytest.raises(KeyboardInterrupt):
+        study.run(QUICK, tmp_path / "run", stages=("rank", "lesion"), progress=False)
+    monkeypatch.undo()
+    assert set(json.loads((tmp_path / "run/manifest.json").read_text())["stages"]) == {"rank"}
+    assert not list((tmp_path / "run").glob("*.part"))
+    ranked = (tmp_path / "run/ranking.parquet").stat().st_mtime_ns
+    study.run(QUICK, tmp_path / "run", stages=("rank", "lesion"), progress=False)
+    assert (tmp_path / "run/ranking.parquet").stat().st_mtime_ns == ranked
+    assert (tmp_path / "run/lesions.parquet").exists()
+
+
+def test_neurons_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"NOUN": ["L0N1", "L3N7"], "VERB": ["L5N2"]}')
+    config = replace(QUICK, neurons=str(tmp_path / "mine.json"))
+    out = study.run(config, tmp_path / "run", stages=("rank", "lesion"), progress=False)
+    frame = pd.read_parquet(out / "lesions.parquet")
+    assert set(frame["lesion"]) == {"NOUN", "VERB"}
+    assert set(frame["method"]) == {"given"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[1]", r'mine.json: expected \{"TAG": \["L12N3456", ...\], ...\}, found list'),
+        ("{", r"mine.json: damaged .* expected JSON"),
+        ('{"NOUN": ["12.3"]}', r"mine.json: given, NOUN: neuron '12.3': expected a name such as 'L12N3456'"),
+        ('{"NOUN": []}', r"mine.json: given, NOUN: expected a list of neuron names, found \[\]"),
+        ('{"x": {"NOUN": "L1N1"}}', r"mine.json: x, NOUN: expected a list of neuron names, found 'L1N1'"),
+        ('{"NOUN": ["L1N1", "L1N1"]}', r"mine.json: given, NOUN: .*L1N1 is in it twice"),
+    ],
+)
+def test_a_bad_neuron_file_is_an_error_with_its_place(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises((NeuronError, RunError), match=sentence):
+        study.read_neurons(tmp_path / "mine.json")
+
+
+def test_another_configuration_in_the_same_place_is_an_error(finished: Path) -> None:
+    with pytest.raises(RunError, match=r"holds a run with top=20, and 21 was asked for; choose another --out"):
+        study.run(replace(QUICK, top=21), finished)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"at": "middle"}, "--at middle: expected one of predict, first, last"),
+        ({"per": "head"}, "--per head: expected one of model, layer"),
+        ({"methods": ("guess",)}, "--method guess: expected one of correlation, mean_difference, probeless"),
+        ({"ablations": ("burn",)}, "--ablation burn: expected one of mean, zero"),
+        ({"top": 0}, "--top 0: expected at least 1"),
+        ({"controls": -1}, "--controls -1: expected at least 0"),
+    ],
+)
+def test_a_bad_option_is_an_error_before_anything_is_made(tmp_path: Path, change: dict, sentence: str) -> None:
+    with pytest.raises(RunError, match=sentence):
+        study.run(replace(QUICK, **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_many_neurons_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NeuronError, match=r"top: k=5000, but for .*; choose a smaller k"):
+        study.run(replace(QUICK, top=5000), tmp_path / "run", stages=("rank",), progress=False)
+
+
+def cli(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "posneurons", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("run", "--treebank", "nowhere.conllu"), "nowhere.conllu"),
+        (("run", "--model", "./no/such/folder"), "no/such/folder"),
+        (("lesion", "--neurons", "nowhere.json"), "nowhere.json: no such file"),
+        (("run", "--top", "0"), "--top 0: expected at least 1"),
+        (("report", "no/such/run"), "no/such/run"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path: Path, words: tuple[str, ...], sentence: str) -> None:
+    out = () if words[0] == "report" else ("--out", str(tmp_path / "run"))
+    done = cli(*words, *out)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("posneurons: ")
+    assert sentence in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_names_every_command() -> None:
+    done = cli("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("run", "rank", "probe", "lesion", "report", "doctor"))
+
+
+def test_doctor_names_what_is_at_hand() -> None:
+    done = cli("doctor")
+    assert done.returncode == 0
+    assert "embedded model: " in done.stdout
+    assert "missing" not in done.stdout
+
+
+def test_numbers_do_not_depend_on_the_machine_s_order(finished: Path, tmp_path: Path) -> None:
+    again = study.run(QUICK, tmp_path / "again", stages=("rank", "lesion"), progress=False)
+    a, b = (pd.read_parquet(folder / "lesions.parquet") for folder in (finished, again))
+    np.testing.assert_array_equal(a["delta"], b["delta"])
+    pd.testing.assert_frame_equal(a, b)
