@@ -130,7 +130,8 @@ def main() -> None:
     characters = sum(map(len, sentences))
     table.append(("EWT dev, sentence by sentence", count, nats / count, nats / characters / math.log(2)))
 
-    setup, last = log[0], next(line for line in reversed(log) if "train_nats" in line)
+    setup = next(line for line in reversed(log) if "config" in line)
+    last = next(line for line in reversed(log) if "train_nats" in line)
     lines = [f"| {name} | {count:,} | {nats:.3f} | {bits:.3f} |" for name, count, nats, bits in table]
     card = CARD.format(
         tokens=setup["tokens"], steps=setup["steps"], book_tokens=setup["book_tokens"], ewt_tokens=setup["ewt_tokens"],

@@ -8,7 +8,8 @@ Outcome:  a Hugging Face folder of 12 MB (config.json, tokenizer.json, model.saf
 TEXT_DIR holds ebooks-01..06.txt.xz and ebooks-valid.txt.xz (public-domain books of Standard Ebooks); EWT_DIR holds
 UD_English-EWT, of which only the plain text is read. A row is `<|begin_of_text|>` and 255 tokens that begin at a
 paragraph (books) or at a sentence (EWT), so that a sentence after BOS, which is what posneurons runs, is what the
-model was trained on.
+model was trained on. The embedded model is the command run twice: with --tokens 23e6, and again with --tokens 27e6,
+which goes on from the saved state with the rate that the longer schedule has there.
 """
 
 from __future__ import annotations
@@ -245,12 +246,11 @@ def main() -> None:
         "ewt-dev": Rows(tokenizer, read_ewt(args.treebank / "en_ewt-ud-dev.conllu"), " ").windows(96),
     }
     training = Training(args, args.out / "training_log.jsonl")
-    if training.first == 0:
-        training.record(
-            config=CONFIG, tokens=training.steps * ROWS * CONTEXT, steps=training.steps, rate=args.rate,
-            ewt_share=args.ewt_share, seed=args.seed, device=args.device, torch=torch.__version__,
-            threads=torch.get_num_threads(), book_tokens=len(books.tokens), ewt_tokens=len(ewt.tokens),
-        )  # fmt: skip
+    training.record(
+        config=CONFIG, first_step=training.first, tokens=training.steps * ROWS * CONTEXT, steps=training.steps,
+        rate=args.rate, ewt_share=args.ewt_share, seed=args.seed, device=args.device, torch=torch.__version__,
+        threads=torch.get_num_threads(), book_tokens=len(books.tokens), ewt_tokens=len(ewt.tokens),
+    )  # fmt: skip
     training.run(books, ewt, valid)
     training.model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)

@@ -169,6 +169,11 @@ def lesion(
         numbers += range(controls + 1)
         sets += [neurons, *random]
     test = corpus.split(split)
+    if not len(test.readable("predict")):
+        raise AlignmentError(
+            f"{corpus.name}: the split {split!r} has no word to score (all {len(test)} are the first of their row); "
+            "give longer sentences"
+        )
     if fill is None:
         reference = corpus.split("train") if ablation == "mean" else corpus
         fill = fill_values(model, reference, ablation, tokens=tokens, progress=progress)

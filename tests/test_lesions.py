@@ -1,5 +1,8 @@
 """The lesion engine against the plain TransformerLens loop, and its causal sanity."""
 
+from dataclasses import replace
+from functools import partial
+
 import demo
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ def few() -> Corpus:
 def plain_losses(corpus: Corpus, neurons: pn.NeuronSet, fill: torch.Tensor) -> np.ndarray:
     """What a user would write: run_with_hooks per row, full logits, log-softmax, gather."""
 
-    def ablate(value: torch.Tensor, layer: int) -> torch.Tensor:
+    def ablate(value: torch.Tensor, hook: object, layer: int) -> torch.Tensor:  # noqa: ARG001
         value = value.clone()
         for unit in neurons.units[neurons.layers == layer]:
             value[:, 1:, unit] = fill[layer, unit]
@@ -29,9 +32,7 @@ def plain_losses(corpus: Corpus, neurons: pn.NeuronSet, fill: torch.Tensor) -> n
     losses = []
     for row in range(corpus.n_rows):
         tokens = torch.from_numpy(corpus.row_tokens(row))[None]
-        hooks = [
-            (f"blocks.{la}.mlp.hook_post", lambda v, hook, la=la: ablate(v, la)) for la in set(neurons.layers.tolist())
-        ]
+        hooks = [(f"blocks.{la}.mlp.hook_post", partial(ablate, layer=la)) for la in set(neurons.layers.tolist())]
         log_probs = demo.model().run_with_hooks(tokens, fwd_hooks=hooks).log_softmax(-1)[0]
         for word in np.flatnonzero(corpus.word_row == row):
             first = corpus.word_first[word]
@@ -106,6 +107,9 @@ def test_errors_say_what_to_do() -> None:
         pn.lesion(demo.model(), corpus.split("train"), some, split="held out")
     with pytest.raises(AlignmentError, match="cluster='word': expected 'sentence' or 'document'"):
         pn.lesion(demo.model(), corpus, some, cluster="word")
+    openers = replace(corpus, word_first=np.ones_like(corpus.word_first))
+    with pytest.raises(AlignmentError, match=r"the split 'test' has no word to score \(all \d+ are the first"):
+        pn.lesion(demo.model(), openers, some)
     wide = {"NOUN": pn.NeuronSet.parse([f"L0N{u}" for u in range(500)])}
     with pytest.raises(NeuronError, match="layer 0 has 268 neurons outside all key sets, but 500 are needed"):
         pn.lesion(demo.model(), corpus, wide)
