@@ -196,14 +196,14 @@ class Training:
         return loss.item()
 
     def run(self, books: Rows, ewt: Rows, valid: dict[str, np.ndarray]) -> None:
-        begin, running = time.time(), 0.0
+        begin, recent = time.time(), []
         for step in range(self.first, self.steps):
-            running += self.step(step, batch_at(step, self.args.seed, books, ewt, self.args.ewt_share))
+            recent.append(self.step(step, batch_at(step, self.args.seed, books, ewt, self.args.ewt_share)))
             done = step + 1
             if done % 50 == 0:
                 speed = (done - self.first) * ROWS * CONTEXT / (time.time() - begin)
-                self.record(step=done, train_nats=round(running / 50, 4), tokens_per_second=round(speed))
-                running = 0.0
+                self.record(step=done, train_nats=round(float(np.mean(recent)), 4), tokens_per_second=round(speed))
+                recent.clear()
             if done % 300 == 0 or done == self.steps:
                 self.validate(done, valid)
                 self.save(done)
