@@ -24,8 +24,8 @@ from posneurons.neurons import NeuronSet
 from posneurons.records import Activations, Corpus
 from posneurons.words import At
 
-BATCH_TOKENS = 4096
-"""Tokens of a batch, padding included. Larger batches are no faster on a CPU, and a GPU is full at this size."""
+BATCH_TOKENS = 2048
+"""Tokens of a batch, padding included. On a CPU larger ones are slower: they leave the caches (experiments/LOG.md)."""
 
 Consumer = Callable[[int, At, Int[Tensor, " word"], Float[Tensor, "word neuron"]], None]
 """Called as consumer(layer, at, words, values): `words` are numbers of words in the corpus, a row of `values` each."""
@@ -173,11 +173,10 @@ def token_means(
     totals = torch.zeros(info.n_layers, info.d_mlp, dtype=torch.float64)
     with _progress(corpus, "means", progress) as bar:
         for batch in batches(corpus, info.device, tokens):
-            weights = torch.zeros(batch.tokens.numel(), device=batch.tokens.device)
-            weights[batch.token_places()] = 1.0
+            places = batch.token_places()
 
-            def add(value: Tensor, hook: Any, layer: int, weights: Tensor = weights) -> None:  # noqa: ARG001
-                totals[layer] += (weights @ value.flatten(0, 1).float()).cpu().double()
+            def add(value: Tensor, hook: Any, layer: int, places: Tensor = places) -> None:  # noqa: ARG001
+                totals[layer] += value.flatten(0, 1)[places].float().sum(0).cpu().double()
 
             models.residual(
                 model, batch.tokens, [(models.post_name(la), _at_layer(add, la)) for la in range(info.n_layers)]
@@ -188,7 +187,13 @@ def token_means(
 
 @torch.no_grad()
 def cache_activations(
-    model: Any, corpus: Corpus, neurons: NeuronSet, *, at: At = "predict", tokens: int = BATCH_TOKENS
+    model: Any,
+    corpus: Corpus,
+    neurons: NeuronSet,
+    *,
+    at: At = "predict",
+    tokens: int = BATCH_TOKENS,
+    progress: bool = False,
 ) -> Activations:
     """Activations of chosen neurons at every readable word, by `run_with_cache`, float32.
 
@@ -198,6 +203,7 @@ def cache_activations(
         neurons: the columns of the result.
         at: where each word is read.
         tokens: size of a batch.
+        progress: show a bar.
 
     Raises:
         NeuronError: where a neuron lies outside the model.
@@ -210,12 +216,16 @@ def cache_activations(
     values = np.zeros((len(corpus), len(neurons)), dtype=np.float32)
     by_layer = neurons.by_layer()
     columns = {layer: np.flatnonzero(neurons.layers == layer) for layer in by_layer}
-    for batch in batches(corpus, info.device, tokens):
-        words = index.of(batch.rows)
-        where = batch.places(corpus, index.position, words)
-        cache = models.run_with_cache(model, batch.tokens, [models.post_name(layer) for layer in by_layer])
-        for layer, units in by_layer.items():
-            picked = cache[models.post_name(layer)].flatten(0, 1)[where][:, torch.from_numpy(units)]
-            values[np.ix_(words, columns[layer])] = picked.float().cpu().numpy()
+    with _progress(corpus, "activations", progress) as bar:
+        for batch in batches(corpus, info.device, tokens):
+            words = index.of(batch.rows)
+            where = batch.places(corpus, index.position, words)
+            cache = models.run_with_cache(model, batch.tokens, [models.post_name(layer) for layer in by_layer])
+            for layer, units in by_layer.items():
+                picked = cache[models.post_name(layer)].flatten(0, 1)[where][
+                    :, torch.from_numpy(units).to(where.device)
+                ]
+                values[np.ix_(words, columns[layer])] = picked.float().cpu().numpy()
+            bar.update(int(batch.lengths.sum()))
     words = corpus.readable(at)
     return Activations(neurons, at, words, values[words])

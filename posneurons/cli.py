@@ -47,6 +47,7 @@ Neurons = Annotated[str | None, typer.Option(help='Key neurons to use instead of
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 Draws = Annotated[int, typer.Option(help="Resamples of the bootstrap, and sign vectors.")]
+BatchTokens = Annotated[int, typer.Option(help="Tokens the model reads at once, padding included.")]
 
 DEFAULT = Config()
 DEFAULT_OUT = Path("runs/demo")
@@ -64,6 +65,10 @@ HELP = {
     "probe": "Probe the key neurons (of this run directory, of --neurons, or ranked now).",
     "lesion": "Lesion the key neurons (of this run directory, of --neurons, or ranked now).",
 }
+
+
+def _each_once(words: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words))
 
 
 def _study(
@@ -87,18 +92,24 @@ def _study(
     controls: Controls = DEFAULT.controls,
     neurons: Neurons = DEFAULT.neurons,
     draws: Draws = DEFAULT.draws,
+    batch_tokens: BatchTokens = DEFAULT.batch_tokens,
     seed: Seed = DEFAULT.seed,
 ) -> None:
     config = Config(
         model=model, treebank=treebank, tag=tag, backend=backend, device=device, dtype=dtype, revision=revision,
-        methods=tuple(methods), at=at, probe_at=tuple(probe_at), top=top, per=per, signed=signed, min_words=min_words,
-        ablations=tuple(ablations), controls=controls, neurons=neurons, draws=draws, seed=seed,
+        methods=_each_once(methods), at=at, probe_at=_each_once(probe_at), top=top, per=per, signed=signed,
+        min_words=min_words, ablations=_each_once(ablations), controls=controls, neurons=neurons, draws=draws,
+        batch_tokens=batch_tokens, seed=seed,
     )  # fmt: skip
     config.check()
     from posneurons.study import run
 
     command = shlex.join(["posneurons", *sys.argv[1:]])
-    run(config, out, stages=STAGES[str(context.info_name)], command=command, progress=sys.stderr.isatty())
+    try:
+        run(config, out, stages=STAGES[str(context.info_name)], command=command, progress=sys.stderr.isatty())
+    except KeyboardInterrupt:
+        typer.echo("posneurons: stopped; the same command goes on from the last finished stage", err=True)
+        raise typer.Exit(130) from None
     _tell(out)
 
 
@@ -151,6 +162,3 @@ def main() -> None:
     except PosNeuronsError as error:
         sys.stderr.write("posneurons: " + " ".join(str(error).split()) + "\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("posneurons: stopped; the same command goes on from the last finished stage\n")
-        sys.exit(130)

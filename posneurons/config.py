@@ -32,6 +32,7 @@ class Config:
     controls: int = 20
     neurons: str | None = None
     draws: int = 10_000
+    batch_tokens: int = 2048
     seed: int = 0
 
     def check(self) -> None:
@@ -51,6 +52,9 @@ class Config:
             ("top", self.top, 1),
             ("controls", self.controls, 0),
             ("min-words", self.min_words, 1),
+            ("draws", self.draws, 1),
+            ("seed", self.seed, 0),
+            ("batch-tokens", self.batch_tokens, 1),
         ):
             if number < least:
                 raise RunError(f"--{name} {number}: expected at least {least}")

@@ -17,15 +17,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from posneurons.errors import RunError
-
-ALPHA = 0.05
-"""Cells of the lesion matrix with q up to this are marked."""
+from posneurons.words import ALPHA
 
 BASELINES = {
     "random_neurons": "random neurons",
     "most_frequent_tag": "most frequent tag of the word",
     "majority": "most frequent tag of all",
-    "control_task": "control task (random tags)",
+    "control_task": "control task (random tags of what was read)",
+    "control_task_next_word": "control task (random tags of the next word)",
 }
 """What the baselines of a probe are called, in the order in which they are shown."""
 

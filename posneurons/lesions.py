@@ -177,7 +177,7 @@ def lesion(
     if fill is None:
         reference = corpus.split("train") if ablation == "mean" else corpus
         fill = fill_values(model, reference, ablation, tokens=tokens, progress=progress)
-    words, intact, losses = word_losses(model, test, sets, fill, tokens=tokens, progress=progress)
+    words, intact, losses = word_losses(model, test, sets, fill.to(info.device), tokens=tokens, progress=progress)
     unit = test.row_sentence if cluster == "sentence" else test.row_document
     return LesionResult(
         method=method,

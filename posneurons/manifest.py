@@ -52,7 +52,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{path}: no such file; expected a file of a finished run") from None
+        raise RunError(f"{path}: no such file; expected a file of a run; check the path") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); expected a file of a finished run") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: damaged ({error}); expected JSON; delete it and run the same command again") from None
 
@@ -111,6 +113,13 @@ class Manifest:
         path = folder / "manifest.json"
         content = read_json(path)
         try:
-            return cls(**content)
+            manifest = cls(**content)
         except TypeError as error:
             raise RunError(f"{path}: not a manifest of this version ({error}); choose another --out") from None
+        if not all(
+            isinstance(each, dict) for each in (manifest.config, manifest.model, manifest.treebank, manifest.stages)
+        ):
+            raise RunError(
+                f"{path}: damaged; expected objects under config, model, treebank and stages; choose another --out"
+            )
+        return manifest

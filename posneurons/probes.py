@@ -1,8 +1,10 @@
 """What chosen neurons encode: a linear classifier of the tag, beside what must be beaten.
 
-Logistic regression on standardised activations, fitted on the training words and judged once on the test words. Beside
-it, on the same words: the majority tag, the most frequent tag of each word form, as many random neurons of the same
-layers, and the control task of Hewitt and Liang 2019 (arXiv:1909.03368), in which every word form gets a random tag.
+Logistic regression on standardised activations, fitted on training words and judged once on the test words. Beside it:
+the majority tag and the most frequent tag of each word form, both counted on all training words; as many random neurons
+of the same layers (key neurons may be among them); and the control task of Hewitt and Liang 2019 (arXiv:1909.03368), in
+which every type gets a random tag, so that only memory helps. The type is what the model has read: the word itself, or
+at "predict" the token before it; there the control is also run on the forms of the words to come.
 This module does not know how the neurons were chosen.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from numpy import ndarray
 
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS, cache_activations
-from posneurons.errors import NeuronError
+from posneurons.errors import AlignmentError, NeuronError
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
 from posneurons.results import ProbeResult, Scores
@@ -96,11 +99,42 @@ def most_frequent_tag(forms: ndarray, tags: Int[ndarray, " word"], test_forms: n
 def control_tags(
     forms: ndarray, tags: Int[ndarray, " word"], test_forms: ndarray, rng: np.random.Generator
 ) -> tuple[Int[ndarray, " word"], Int[ndarray, " test"]]:
-    """A random tag for every word form, drawn from the tags' distribution in training, the same in both splits."""
+    """A random tag for every type, drawn from the tags' distribution in training, the same in both splits."""
     distribution = np.bincount(tags) / len(tags)
     types = sorted(set(forms.tolist()) | set(test_forms.tolist()))
     drawn = dict(zip(types, rng.choice(len(distribution), size=len(types), p=distribution).tolist(), strict=True))
     return np.array([drawn[form] for form in forms.tolist()]), np.array([drawn[form] for form in test_forms.tolist()])
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The words of one split that a probe sees."""
+
+    values: Float[ndarray, "word neuron"]
+    tags: Int[ndarray, " word"]
+    forms: ndarray
+    read: ndarray  # what the model has read there: the form, or at "predict" the token before the word
+
+
+def _side(
+    model: Any, corpus: Corpus, neurons: NeuronSet, at: At, limit: int | None, rng: np.random.Generator, **how: Any
+) -> _Side:
+    """At most `limit` words of a corpus, from rows drawn at random, so that no more is computed than is used."""
+    words = len(corpus.readable(at))
+    if not words:
+        raise AlignmentError(f"{corpus.name}: a split has no word to read at {at!r}; give longer sentences")
+    if limit is not None and words > limit:
+        order = rng.permutation(corpus.n_rows)
+        per_row = np.bincount(corpus.word_row[corpus.readable(at)], minlength=corpus.n_rows)
+        enough = np.searchsorted(np.cumsum(per_row[order]), limit) + 1
+        corpus = corpus.select(np.isin(np.arange(corpus.n_rows), order[:enough]))
+    acts = cache_activations(model, corpus, neurons, at=at, **how)
+    kept = min(len(acts.word), limit or len(acts.word))
+    chosen = np.sort(rng.choice(len(acts.word), kept, replace=False))
+    word = acts.word[chosen]
+    before = corpus.tokens[corpus.row_bounds[corpus.word_row[word]] + corpus.word_first[word] - 2]
+    forms = corpus.word_form[word]
+    return _Side(acts.values[chosen], corpus.word_tag[word], forms, before if at == "predict" else forms)
 
 
 def fit_probe(
@@ -113,6 +147,7 @@ def fit_probe(
     seed: int = 0,
     max_words: int | None = 30_000,
     tokens: int = BATCH_TOKENS,
+    progress: bool = False,
 ) -> ProbeResult:
     """Fit a probe on the union of the key neurons and judge it, and its baselines, on the test words.
 
@@ -125,10 +160,11 @@ def fit_probe(
         seed: of the random neurons, the control task, and the choice of training words.
         max_words: training words that are used, drawn at random where there are more (None: all).
         tokens: size of a batch.
+        progress: show a bar.
 
     Raises:
         NeuronError: where `keys` is empty or a neuron lies outside the model.
-        AlignmentError: where a split is missing or the corpus does not fit the model.
+        AlignmentError: where a split is missing or empty, or the corpus does not fit the model.
     """
     if not keys:
         raise NeuronError("fit_probe: no key neurons were given; expected a mapping of tags to NeuronSets")
@@ -139,37 +175,34 @@ def fit_probe(
     nothing = NeuronSet.from_pairs([])
     random = neurons.matched_random(1, rng, n_layers=info.n_layers, n_units=info.d_mlp, exclude=nothing)[0]
     both = neurons.union(random)
-    column = {name: number for number, name in enumerate(both.names)}
-    key, chance = ([column[name] for name in each.names] for each in (neurons, random))
+    place = {name: number for number, name in enumerate(both.names)}
+    key, chance = ([place[name] for name in each.names] for each in (neurons, random))
 
-    sides = {name: corpus.split(name) for name in ("train", "test")}
-    acts = {name: cache_activations(model, side, both, at=at, tokens=tokens) for name, side in sides.items()}
-    x, words = {name: each.values for name, each in acts.items()}, {name: each.word for name, each in acts.items()}
-    if max_words is not None and len(words["train"]) > max_words:
-        chosen = np.sort(rng.choice(len(words["train"]), max_words, replace=False))
-        x["train"], words["train"] = x["train"][chosen], words["train"][chosen]
-    tags = {name: side.word_tag[words[name]] for name, side in sides.items()}
-    forms = {name: side.word_form[words[name]] for name, side in sides.items()}
+    everything = corpus.split("train")
+    how = {"tokens": tokens, "progress": progress}
+    train = _side(model, everything, both, at, max_words, rng, **how)
+    test = _side(model, corpus.split("test"), both, at, None, rng, **how)
 
-    def probed(columns: list[int]) -> Scores:
-        return judge(tags["test"], classify(x["train"][:, columns], tags["train"], x["test"][:, columns]), corpus.tags)
+    def probed(columns: list[int], tags: ndarray, true: ndarray) -> Scores:
+        return judge(true, classify(train.values[:, columns], tags, test.values[:, columns]), corpus.tags)
 
-    wrong_train, wrong_test = control_tags(forms["train"], tags["train"], forms["test"], rng)
-    frequent = most_frequent_tag(forms["train"], tags["train"], forms["test"])
+    words = everything.readable(at)
+    forms, tags = everything.word_form[words], everything.word_tag[words]
+    baselines = {
+        "random_neurons": probed(chance, train.tags, test.tags),
+        "most_frequent_tag": judge(test.tags, most_frequent_tag(forms, tags, test.forms), corpus.tags),
+        "majority": judge(test.tags, majority(tags, len(test.tags)), corpus.tags),
+        "control_task": probed(key, *control_tags(train.read, train.tags, test.read, rng)),
+    }
+    if at == "predict":
+        baselines["control_task_next_word"] = probed(key, *control_tags(train.forms, train.tags, test.forms, rng))
     return ProbeResult(
         method=method,
         at=at,
         neurons=neurons,
         classes=corpus.tags,
-        train_words=len(words["train"]),
-        test_words=len(words["test"]),
-        scores=probed(key),
-        baselines={
-            "majority": judge(tags["test"], majority(tags["train"], len(tags["test"])), corpus.tags),
-            "most_frequent_tag": judge(tags["test"], frequent, corpus.tags),
-            "random_neurons": probed(chance),
-            "control_task": judge(
-                wrong_test, classify(x["train"][:, key], wrong_train, x["test"][:, key]), corpus.tags
-            ),
-        },
+        train_words=len(train.tags),
+        test_words=len(test.tags),
+        scores=probed(key, train.tags, test.tags),
+        baselines=baselines,
     )

@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from posneurons import significance
 from posneurons.neurons import NeuronSet
-from posneurons.words import Ablation, At
+from posneurons.words import ALPHA, Ablation, At
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 _DISSOCIATION = (  # columns of dissociations.parquet
     "method", "ablation", "scope", "tag_a", "tag_b", "contrast_a", "contrast_b", "p_value", "q_value", "verdict",
 )  # fmt: skip
-
-ALPHA = 0.05
-"""Level below which a corrected p-value earns a verdict."""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,16 @@ stopped. This module knows which step follows which, and not how any of them com
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
+import torch
 
 from posneurons import models, report, significance
 from posneurons.alignment import align
@@ -57,9 +60,26 @@ def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: s
     """
     config.check()
     study = Study(config, out, command, progress)
-    for stage in stages:
-        study.do(stage)
+    try:
+        for stage in stages:
+            study.do(stage)
+    except torch.OutOfMemoryError:
+        raise RunError(
+            f"out of memory with batches of {config.batch_tokens} tokens; finished stages are kept: "
+            "run the same with a smaller --batch-tokens"
+        ) from None
     return out
+
+
+def _first_words(corpus: Corpus) -> Counter[tuple[str, str, str]]:
+    """Words that follow BOS directly: aligned, but not read at "predict" and not scored; by (split, tag, reason)."""
+    words = np.flatnonzero(corpus.positions("predict") == 0)
+    splits = corpus.row_split[corpus.word_row[words]]
+    reason = "first of its row (read at first and last only)"
+    return Counter(
+        (corpus.split_names[split], corpus.tags[tag], reason)
+        for split, tag in zip(splits.tolist(), corpus.word_tag[words].tolist(), strict=True)
+    )
 
 
 class Study:
@@ -71,6 +91,7 @@ class Study:
         self.probe_at = cast("tuple[At, ...]", config.probe_at)
         self.positions = tuple(dict.fromkeys((self.at, *self.probe_at)))
         self.ablations = cast("tuple[Ablation, ...]", config.ablations)
+        self._how: dict[str, Any] = {"tokens": config.batch_tokens, "progress": progress}
         self.manifest = _open_run(config, out, command)
 
     def do(self, stage: str) -> None:
@@ -94,7 +115,9 @@ class Study:
         model = models.load_model(
             config.model, backend=config.backend, device=config.device, dtype=config.dtype, revision=config.revision
         )
-        self.manifest.model = asdict(models.describe(model))
+        found = asdict(models.describe(model))
+        self._same("model", self.manifest.model, found, ("config_sha256", "revision", "dtype", "n_parameters"))
+        self.manifest.model = found
         return model
 
     @cached_property
@@ -107,7 +130,11 @@ class Study:
                 f"{bank.name} has the splits {', '.join(bank.splits)}: it was split anew into train, dev and test"
             )
             bank = with_splits(bank, seed=config.seed)
+        shared = {s.document for s in bank.split("train")} & {s.document for s in bank.split("test")}
+        if bank.marked_documents and shared:
+            self._warn(f"{len(shared)} documents have sentences in both train and test, such as {min(shared)}")
         corpus = align(bank, self.model.tokenizer, context=models.describe(self.model).n_ctx)
+        self._same("treebank", self.manifest.treebank, {"sha256": bank.sha256}, ("sha256",))
         self.manifest.treebank = {
             "name": bank.name,
             "tagset": bank.tagset,
@@ -118,7 +145,7 @@ class Study:
         }
         self.manifest.dropped = [
             {"split": split, "tag": tag, "reason": reason, "words": words}
-            for (split, tag, reason), words in corpus.dropped.items()
+            for (split, tag, reason), words in (*corpus.dropped.items(), *_first_words(corpus).items())
         ]
         if corpus.split_sentences:
             self._warn(f"{corpus.split_sentences} sentences were longer than the model's context and were split")
@@ -134,10 +161,12 @@ class Study:
         return read_neurons(path)
 
     def _keys_at(self, at: At) -> dict[str, dict[str, NeuronSet]]:
-        """Key neurons for words read at `at`, by plain method name; those of a user's file serve every position."""
-        suffix = "" if at == self.at or self.config.neurons is not None else f"@{at}"
-        plain = {name.removesuffix(suffix): keys for name, keys in self.keys.items() if name.endswith(suffix)}
-        return {name: keys for name, keys in plain.items() if "@" not in name}
+        """Key neurons for words read at `at`, by plain method name; those without a position serve all."""
+        everywhere = {name: keys for name, keys in self.keys.items() if "@" not in name}
+        if at == self.at:
+            return everywhere
+        here = {name.removesuffix(f"@{at}"): keys for name, keys in self.keys.items() if name.endswith(f"@{at}")}
+        return here or everywhere
 
     def _rank(self) -> None:
         config = self.config
@@ -146,7 +175,7 @@ class Study:
             frame = _given_frame(keys, self.at)
         else:
             train = self.corpus.split("train")
-            moments = tag_moments(self.model, train, at=self.positions, progress=self.progress)
+            moments = tag_moments(self.model, train, at=self.positions, **self._how)
             rankings = [
                 rank_moments(moments[at], method, signed=config.signed)
                 for method in config.methods
@@ -182,7 +211,15 @@ class Study:
     def _probe(self) -> None:
         config = self.config
         results = [
-            fit_probe(self.model, self.corpus, keys, at=at, method=method, seed=config.seed)
+            fit_probe(
+                self.model,
+                self.corpus,
+                keys,
+                at=at,
+                method=method,
+                seed=config.seed,
+                **self._how,
+            )
             for at in self.probe_at
             for method, keys in self._keys_at(at).items()
         ]
@@ -192,7 +229,7 @@ class Study:
         config = self.config
         frames, pairs = [], []
         for ablation in self.ablations:
-            fill = fill_values(self.model, self.corpus.split("train"), ablation, progress=self.progress)
+            fill = fill_values(self.model, self.corpus.split("train"), ablation, **self._how)
             for method, keys in self._keys_at(self.at).items():
                 result = lesion(
                     self.model,
@@ -204,7 +241,7 @@ class Study:
                     method=method,
                     draws=config.draws,
                     fill=fill,
-                    progress=self.progress,
+                    **self._how,
                 )
                 frames.append(result.to_frame())
                 pairs.append(result.dissociations())
@@ -212,6 +249,15 @@ class Study:
         frame["q_value"] = significance.q_values(frame["p_value"].to_numpy())
         write_whole(self.out / "lesions.parquet", lambda part: frame.to_parquet(part, index=False))
         write_whole(self.out / "dissociations.parquet", lambda part: pair.to_parquet(part, index=False))
+
+    def _same(self, what: str, before: dict[str, Any], now: dict[str, Any], names: Iterable[str]) -> None:
+        """Raise RunError where finished stages were made with another model or treebank of the same name."""
+        for name in names:
+            if self.manifest.stages and before and before.get(name) != now.get(name):
+                raise RunError(
+                    f"{self.out}: its finished stages used a {what} with {name}={before.get(name)!r}, and now it is "
+                    f"{now.get(name)!r}; choose another --out"
+                )
 
     def _warn(self, text: str) -> None:
         if text not in self.manifest.warnings:
@@ -241,6 +287,8 @@ def read_neurons(path: Path) -> dict[str, dict[str, NeuronSet]]:
                 found.setdefault(method, {})[tag] = NeuronSet.parse(names)
             except NeuronError as error:
                 raise NeuronError(f"{path}: {method}, {tag}: {error}") from None
+    if not any("@" not in method for method in found):
+        raise NeuronError(f'{path}: found no neurons; expected {{"TAG": ["L12N3456", ...], ...}}')
     return found
 
 
@@ -260,18 +308,19 @@ def _open_run(config: Config, out: Path, command: str) -> Manifest:
     wanted = asdict(config)
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise RunError(f"--out {out}: cannot be made into a folder ({error.strerror}); choose another") from None
-    if not (out / "manifest.json").exists():
-        manifest = Manifest(command=command, config=wanted)
-        manifest.save(out)
-        return manifest
+        if not (out / "manifest.json").exists():
+            Manifest(command=command, config=wanted).save(out)
+    except OSError as error:
+        raise RunError(f"--out {out}: cannot be made or written ({error.strerror}); choose another") from None
     manifest = Manifest.load(out)
-    found = manifest.config
+    if not manifest.stages:  # nothing was finished, so there is nothing to protect
+        return Manifest(command=command, config=wanted)
     wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in wanted.items()}
     for name, value in wanted.items():
-        if found.get(name) != value:
+        if manifest.config.get(name) != value and name != "batch_tokens":  # which changes no result
             raise RunError(
-                f"{out}: holds a run with {name}={found.get(name)!r}, and {value!r} was asked for; choose another --out"
+                f"{out}: holds a run with {name}={manifest.config.get(name)!r}, and {value!r} was asked for; "
+                f"repeat its options ({manifest.command}), or choose another --out"
             )
+    manifest.command = command or manifest.command
     return manifest

@@ -13,5 +13,8 @@ Per = Literal["model", "layer"]
 Ablation = Literal["mean", "zero"]
 """What an ablated neuron is set to: its mean over the training tokens, or 0."""
 
+ALPHA = 0.05
+"""Level below which a corrected p-value earns a mark or a verdict."""
+
 Method = Literal["correlation", "mean_difference", "probeless"]
 """How neurons are ranked."""
