@@ -116,10 +116,8 @@ class Manifest:
             manifest = cls(**content)
         except TypeError as error:
             raise RunError(f"{path}: not a manifest of this version ({error}); choose another --out") from None
-        if not all(
-            isinstance(each, dict) for each in (manifest.config, manifest.model, manifest.treebank, manifest.stages)
-        ):
-            raise RunError(
-                f"{path}: damaged; expected objects under config, model, treebank and stages; choose another --out"
-            )
+        parts = {name: getattr(manifest, name) for name in ("config", "model", "treebank", "stages")}
+        for name, part in parts.items():
+            if not isinstance(part, dict):
+                raise RunError(f"{path}: damaged: {name} is no object but {part!r}; choose another --out")
         return manifest

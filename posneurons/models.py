@@ -273,11 +273,6 @@ def _nats(logits: Float[Tensor, "row vocab"], targets: Int[Tensor, " row"]) -> F
     return logits.logsumexp(-1) - logits.gather(-1, targets[:, None])[:, 0]
 
 
-def output_norms(model: Model) -> Float[Tensor, "layer neuron"]:
-    """Euclidean length of each neuron's output weights, float32: how far an activation of 1 moves the residual."""
-    return torch.stack([block.mlp.W_out.float().norm(dim=1) for block in model.blocks])
-
-
 @torch.no_grad()
 def check_neurons(model: Model) -> None:
     """See on two tokens that every layer shows `d_mlp` neurons, and that norm and unembedding give the model's logits.

@@ -221,8 +221,8 @@ def _profiles(run: Run) -> Iterator[dict[str, Any]]:
             if (name, place) == (method, at)
         }
         figure = figures.layer_profile(rows, n_layers, list(rows["tag"].unique()))
-        title = method if run.manifest["config"].get("neurons") else f"{method}, ranked at {at}"
-        yield {"title": title, "figure": _drawing(figure), "top": top}
+        shown = method if run.manifest["config"].get("neurons") else f"{method}, ranked at {at}"
+        yield {"title": shown, "figure": _drawing(figure), "top": top}
 
 
 def _lesions(run: Run) -> Iterator[dict[str, Any]]:

@@ -112,6 +112,18 @@ def test_moments_of_a_stream_equal_numpy() -> None:
                 np.testing.assert_allclose(found.m2[number], mine.var(0) * len(mine), atol=1e-3, rtol=1e-4)
 
 
+def test_a_neuron_that_overflows_at_bos_does_not_spoil_the_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(_: object, tokens: torch.Tensor, hooks: list) -> None:
+        for layer, (_, hook) in enumerate(hooks):
+            value = torch.full((*tokens.shape, 768), float(layer))
+            value[:, 0, 5] = float("inf")
+            hook(value, None)
+
+    monkeypatch.setattr(models, "residual", overflow)
+    means = activations.token_means(demo.model(), demo.small())
+    torch.testing.assert_close(means, torch.arange(6.0)[:, None].expand(6, 768))
+
+
 def test_errors_say_what_to_do() -> None:
     corpus = demo.small()
     with pytest.raises(AlignmentError, match=r"at='middle': no such position; expected one of predict, first, last"):

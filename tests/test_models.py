@@ -170,7 +170,8 @@ def test_hook_post_is_what_the_down_projection_reads(model: Any, folder: Path) -
 
 
 def test_a_hook_changes_the_residual_and_leaves_nothing_behind(model: Any) -> None:
-    text, norms = tokens(2, 6), models.output_norms(model)
+    text = tokens(2, 6)
+    moved = model.blocks[1].mlp.W_out[7].float().norm()
     with torch.no_grad():
         before = models.residual(model, text)
 
@@ -179,7 +180,7 @@ def test_a_hook_changes_the_residual_and_leaves_nothing_behind(model: Any) -> No
             return value
 
         pushed = models.residual(model, text, [(models.post_name(1), push)])
-        torch.testing.assert_close((pushed - before).norm(dim=-1), norms[1, 7].expand(2, 6), atol=1e-4, rtol=0)
+        torch.testing.assert_close((pushed - before).norm(dim=-1), moved.expand(2, 6), atol=1e-4, rtol=0)
         assert torch.equal(models.residual(model, text), before)
 
 
@@ -326,9 +327,14 @@ def test_describe_of_a_model_made_by_hand() -> None:
     assert (info.name, info.revision, info.config_sha256, info.d_mlp) == ("custom", None, None, 8)
 
 
-def test_output_norms_are_those_of_the_columns(model: Any, folder: Path) -> None:
-    expected = torch.stack([layer.mlp.down_proj.weight.norm(dim=0) for layer in hugging_face(folder).model.layers])
-    torch.testing.assert_close(models.output_norms(model), expected)
+def test_losses_of_a_half_precision_model_are_float32(folder: Path) -> None:
+    half = models.load_model(folder, dtype=torch.bfloat16)
+    rows, targets = (torch.randn(40, half.cfg.d_model) * 30).to(torch.bfloat16), tokens(1, 40)[0]
+    with torch.no_grad():
+        states = half.ln_final(rows[None])[0].double()
+        logits = states @ half.W_U.double() + half.b_U.double()
+        exact = logits.logsumexp(-1) - logits[torch.arange(40), targets]
+        torch.testing.assert_close(models.cross_entropy(half, rows, targets).double(), exact, atol=2e-5, rtol=0)
 
 
 # neurons

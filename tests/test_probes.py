@@ -69,6 +69,17 @@ def test_probe_end_to_end() -> None:
     assert fewer.train_words == 500
 
 
+def test_before_the_word_the_control_is_run_on_what_was_read_and_on_what_comes() -> None:
+    corpus = demo.small()
+    side = probes._side(demo.model(), corpus, pn.NeuronSet.parse(["L0N1"]), "predict", None, np.random.default_rng(0))
+    words = corpus.readable("predict")
+    for place, word in enumerate(words[:200]):
+        assert side.read[place] == corpus.row_tokens(corpus.word_row[word])[corpus.word_first[word] - 1]
+    np.testing.assert_array_equal(side.forms, corpus.word_form[words])
+    result = pn.fit_probe(demo.model(), corpus, {"NOUN": pn.NeuronSet.parse(["L0N1", "L5N3"])}, at="predict")
+    assert {"control_task", "control_task_next_word"} < set(result.baselines)
+
+
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(NeuronError, match="fit_probe: no key neurons were given"):
         pn.fit_probe(demo.model(), demo.small(), {})

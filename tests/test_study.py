@@ -2,18 +2,22 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import demo
 import numpy as np
 import pandas as pd
 import pytest
 
 from posneurons import study
 from posneurons.config import Config
-from posneurons.errors import NeuronError, RunError
+from posneurons.errors import NeuronError, RunError, TreebankError
+from posneurons.manifest import Manifest
 
 QUICK = Config(top=20, controls=3, ablations=("mean",), draws=500, probe_at=("last",), min_words=60)
 
@@ -111,6 +115,9 @@ def test_neurons_from_a_file(tmp_path: Path) -> None:
         ('{"NOUN": ["12.3"]}', r"mine.json: given, NOUN: neuron '12.3': expected a name such as 'L12N3456'"),
         ('{"NOUN": []}', r"mine.json: given, NOUN: expected a list of neuron names, found \[\]"),
         ('{"x": {"NOUN": "L1N1"}}', r"mine.json: x, NOUN: expected a list of neuron names, found 'L1N1'"),
+        ("{}", r"mine.json: expected .* found dict"),
+        ('{"correlation": {}}', r"mine.json: found no neurons; expected"),
+        ('{"a@last": {"NOUN": ["L1N1"]}}', r"mine.json: found no neurons; expected"),
         ('{"NOUN": ["L1N1", "L1N1"]}', r"mine.json: given, NOUN: .*L1N1 is in it twice"),
     ],
 )
@@ -134,12 +141,48 @@ def test_another_configuration_in_the_same_place_is_an_error(finished: Path) -> 
         ({"ablations": ("burn",)}, "--ablation burn: expected one of mean, zero"),
         ({"top": 0}, "--top 0: expected at least 1"),
         ({"controls": -1}, "--controls -1: expected at least 0"),
+        ({"draws": 0}, "--draws 0: expected at least 1"),
+        ({"seed": -1}, "--seed -1: expected at least 0"),
+        ({"batch_tokens": 0}, "--batch-tokens 0: expected at least 1"),
     ],
 )
 def test_a_bad_option_is_an_error_before_anything_is_made(tmp_path: Path, change: dict, sentence: str) -> None:
     with pytest.raises(RunError, match=sentence):
         study.run(replace(QUICK, **change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_typo_does_not_spoil_the_run_directory(tmp_path: Path) -> None:
+    with pytest.raises(TreebankError, match=r"nowhere\.conllu: no such treebank"):
+        study.run(replace(QUICK, treebank="nowhere.conllu"), tmp_path / "run", progress=False)
+    study.run(QUICK, tmp_path / "run", stages=("rank",), progress=False)
+    assert Manifest.load(tmp_path / "run").config["treebank"] == "demo"
+
+
+def test_another_treebank_under_the_same_name_is_an_error(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    manifest = Manifest.load(copy)
+    manifest.treebank["sha256"] = "0" * 64
+    manifest.save(copy)
+    (copy / "probe.json").unlink()
+    with pytest.raises(
+        RunError, match=r"its finished stages used a treebank with sha256='0000.*; choose another --out"
+    ):
+        study.run(QUICK, copy, progress=False)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"a": 1}', '{"command": "", "config": []}'])
+def test_a_damaged_manifest_is_an_error_with_its_place(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(RunError, match=r"manifest\.json: "):
+        study.run(QUICK, tmp_path, progress=False)
+
+
+def test_words_that_follow_bos_are_counted_as_left_out(finished: Path) -> None:
+    dropped = json.loads((finished / "manifest.json").read_text())["dropped"]
+    openers = [row for row in dropped if row["reason"].startswith("first of its row")]
+    corpus = demo.corpus()
+    assert sum(row["words"] for row in openers) == (corpus.word_first == 1).sum() > 700
 
 
 def test_too_many_neurons_is_an_error_that_says_so(tmp_path: Path) -> None:
@@ -169,6 +212,19 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, words: tuple[str, ..
     assert done.stderr.startswith("posneurons: ")
     assert sentence in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "posneurons", "lesion", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "neurons.json").exists():  # the first stage is done, the long one begins
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert said == "posneurons: stopped; the same command goes on from the last finished stage\n"
 
 
 def test_help_names_every_command() -> None:
