@@ -19,7 +19,6 @@ import multiprocessing as mp
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -104,7 +103,7 @@ def measure_memory(args: argparse.Namespace) -> list[tuple[int, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--treebank", default=str(Path("../shared/data/ud/UD_English-EWT")))
+    parser.add_argument("--treebank", default="demo", help="a .conllu file or a folder; the embedded treebank")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)

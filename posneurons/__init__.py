@@ -1,4 +1,4 @@
-"""Find the part-of-speech neurons of Llama 3, show what they encode, and prove by lesion what they do.
+"""Find the part-of-speech neurons of Llama 3, show what they encode, and test by lesion what they do.
 
     import posneurons as pn
 
