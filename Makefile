@@ -15,8 +15,8 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --no-cache .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
 
 bench: $(READY)

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from nltk.tag.perceptron import PerceptronTagger
+
 from posneurons.treebank import load_treebank
 
 DEMO = Path(__file__).parents[1] / "posneurons" / "demo" / "treebank"
