@@ -39,12 +39,12 @@ class Batch:
     lengths: Int[ndarray, " batch"]
     tokens: Int[Tensor, "batch pos"]
 
-    def places(self, corpus: Corpus, position: Int[ndarray, " word"], words: ndarray) -> Int[Tensor, " word"]:
+    def places(self, corpus: Corpus, position: Int[ndarray, " word"], words: ndarray) -> Int[Tensor, " place"]:
         """Index into the flattened (batch, pos) axes of each of `words`, all of whose rows are in this batch."""
         slot = np.searchsorted(self.rows, corpus.word_row[words])
         return torch.from_numpy(slot * self.tokens.shape[1] + position[words]).to(self.tokens.device)
 
-    def token_places(self) -> Int[Tensor, " token"]:
+    def token_places(self) -> Int[Tensor, " place"]:
         """Index into the flattened (batch, pos) axes of every real token after BOS."""
         pos = np.arange(self.tokens.shape[1])
         real = (pos >= 1) & (pos < self.lengths[:, None])

@@ -140,7 +140,7 @@ class Corpus:
         """Number of rows the model reads."""
         return len(self.row_sentence)
 
-    def row_tokens(self, row: int) -> Int[ndarray, " pos"]:
+    def row_tokens(self, row: int | np.integer) -> Int[ndarray, " pos"]:
         """BOS and the tokens of a row."""
         body = self.tokens[self.row_bounds[row] : self.row_bounds[row + 1]]
         return np.concatenate([[self.bos], body])

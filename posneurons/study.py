@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
 
 from posneurons import models, report, significance
 from posneurons.alignment import align
@@ -63,7 +62,7 @@ def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: s
     try:
         for stage in stages:
             study.do(stage)
-    except torch.OutOfMemoryError:
+    except models.OutOfMemoryError:
         raise RunError(
             f"out of memory with batches of {config.batch_tokens} tokens; finished stages are kept: "
             "run the same with a smaller --batch-tokens"

@@ -137,7 +137,7 @@ def test_loss_by_hand_with_a_soft_cap() -> None:
     # Logits 2 and 0, capped at 1: tanh(2) = 0.96403 and 0. ln(e^0.96403 + e^0) = ln(3.62224) = 1.28709.
     weights = torch.tensor([[2.0, 0.0]])
     bare = SimpleNamespace(
-        ln_final=lambda rows: rows, unembed=lambda rows: rows @ weights, cfg=SimpleNamespace(output_logits_soft_cap=1.0)
+        ln_final=lambda rows: rows, W_U=weights, b_U=None, cfg=SimpleNamespace(output_logits_soft_cap=1.0)
     )
     losses = models.cross_entropy(bare, torch.ones(2, 1), torch.tensor([0, 1]))
     torch.testing.assert_close(losses, torch.tensor([1.28709 - 0.96403, 1.28709]), atol=1e-4, rtol=0)

@@ -146,7 +146,7 @@ def test_the_numbers_are_in_the_page(page):
         "NOUN VERB +0.400 +0.150 0.02",
         "probe on 30 key neurons 0.875 0.800",
         "NOUN 0.750 0.500 0.500 0.500 0.500 105",
-        "1,239 words are in no statistic",
+        "1,239 words are left out",
         "NOUN 1,234 0 1,234 VERB 0 5 5",
         "fewer than 20 training words: SYM (3)",
         "posneurons run --out runs/demo",

@@ -13,6 +13,7 @@ import demo
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from posneurons import study
 from posneurons.config import Config
@@ -98,6 +99,15 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "run/lesions.parquet").exists()
 
 
+def test_out_of_memory_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_up(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(study, "tag_moments", fill_up)
+    with pytest.raises(RunError, match=r"out of memory with batches of 2048 tokens; .* smaller --batch-tokens"):
+        study.run(QUICK, tmp_path / "run", progress=False)
+
+
 def test_neurons_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"NOUN": ["L0N1", "L3N7"], "VERB": ["L5N2"]}')
     config = replace(QUICK, neurons=str(tmp_path / "mine.json"))
@@ -128,7 +138,10 @@ def test_a_bad_neuron_file_is_an_error_with_its_place(tmp_path: Path, text: str,
 
 
 def test_another_configuration_in_the_same_place_is_an_error(finished: Path) -> None:
-    with pytest.raises(RunError, match=r"holds a run with top=20, and 21 was asked for; choose another --out"):
+    with pytest.raises(
+        RunError,
+        match=r"holds a run with top=20, and 21 was asked for; repeat its options \(.*\), or choose another --out",
+    ):
         study.run(replace(QUICK, top=21), finished)
 
 
