@@ -139,7 +139,7 @@ def stream(
             def keep(value: Tensor, hook: Any, layer: int, where: Any = where, numbers: Any = numbers) -> None:  # noqa: ARG001
                 flat = value.flatten(0, 1)
                 for each in at:
-                    consume(layer, each, numbers[each], flat[where[each]])
+                    consume(layer, each, numbers[each], flat.index_select(0, where[each]))
 
             models.residual(
                 model, batch.tokens, [(models.post_name(la), _at_layer(keep, la)) for la in range(info.n_layers)]

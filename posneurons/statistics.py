@@ -40,11 +40,14 @@ class MomentAccumulator:
             return
         onehot = torch.nn.functional.one_hot(tags, self._count.shape[1]).T.float()
         count = onehot.sum(1)
-        centre = values[0].float()  # any word will do: what matters is that a large constant is gone
-        centred = values.float() - centre
-        offset = (onehot @ centred) / count.clamp(min=1)[:, None]
-        m2 = onehot @ centred.sub_(offset[tags]).square_()
-        self._merge(layer, self._exact(count).long(), self._exact(centre) + self._exact(offset), self._exact(m2))
+        half = values.dtype in (torch.float16, torch.bfloat16)  # these have no digits for a large constant to hide
+        origin = torch.zeros_like(values[0]) if half else values[0]  # else any word's value will do to take it away
+        plain = values.float() if half else (values - origin).float()
+        offset = (onehot @ plain) / count.clamp(min=1)[:, None]
+        centred = torch.addmm(plain, onehot.T, offset, alpha=-1)  # less each word's own tag mean, in one pass
+        m2 = onehot @ centred.square_()
+        mean = self._exact(origin) + self._exact(offset)
+        self._merge(layer, self._exact(count).long(), mean, self._exact(m2))
 
     def _exact(self, values: Tensor) -> Tensor:
         return values.to(self._device).double()
