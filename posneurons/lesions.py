@@ -112,6 +112,24 @@ def fill_values(
     return torch.zeros(info.n_layers, info.d_mlp, device=info.device)
 
 
+def _with_controls(
+    keys: Mapping[str, NeuronSet], controls: int, seed: int, info: models.ModelInfo
+) -> tuple[list[str], list[int], list[NeuronSet]]:
+    """Per condition the tag, the draw (0: key neurons) and the set; no control holds any tag's key neuron."""
+    rng = np.random.default_rng(seed)
+    first, *rest = keys.values()
+    everyone = first.union(*rest)
+    names: list[str] = []
+    numbers: list[int] = []
+    sets: list[NeuronSet] = []
+    for tag, neurons in keys.items():
+        random = neurons.matched_random(controls, rng, n_layers=info.n_layers, n_units=info.d_mlp, exclude=everyone)
+        names += [tag] * (controls + 1)
+        numbers += range(controls + 1)
+        sets += [neurons, *random]
+    return names, numbers, sets
+
+
 def lesion(
     model: Any,
     corpus: Corpus,
@@ -157,17 +175,7 @@ def lesion(
     if cluster not in ("sentence", "document"):
         raise AlignmentError(f"cluster={cluster!r}: expected 'sentence' or 'document'")
     info = models.describe(model)
-    rng = np.random.default_rng(seed)
-    first, *rest = keys.values()
-    everyone = first.union(*rest)
-    names: list[str] = []
-    numbers: list[int] = []
-    sets: list[NeuronSet] = []
-    for tag, neurons in keys.items():
-        random = neurons.matched_random(controls, rng, n_layers=info.n_layers, n_units=info.d_mlp, exclude=everyone)
-        names += [tag] * (controls + 1)
-        numbers += range(controls + 1)
-        sets += [neurons, *random]
+    names, numbers, sets = _with_controls(keys, controls, seed, info)
     test = corpus.split(split)
     if not len(test.readable("predict")):
         raise AlignmentError(
