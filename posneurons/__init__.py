@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from posneurons.models import describe as describe
     from posneurons.models import load_model as load_model
     from posneurons.neurons import NeuronSet as NeuronSet
+    from posneurons.passes import tag_moments as tag_moments
     from posneurons.probes import fit_probe as fit_probe
     from posneurons.records import Corpus as Corpus
     from posneurons.records import Ranking as Ranking
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from posneurons.treebank import load_treebank as load_treebank
     from posneurons.treebank import with_splits as with_splits
     from posneurons.workflow import rank as rank
-    from posneurons.workflow import tag_moments as tag_moments
 
 __version__ = "0.1.0"
 
@@ -48,11 +48,12 @@ _HOME = {
     "lesions": ("lesion",),
     "models": ("describe", "load_model"),
     "neurons": ("NeuronSet",),
+    "passes": ("tag_moments",),
     "probes": ("fit_probe",),
     "records": ("Corpus", "Ranking", "Sentence", "TagMoments", "Treebank", "Word"),
     "results": ("LesionResult", "ProbeResult"),
     "treebank": ("load_treebank", "with_splits"),
-    "workflow": ("rank", "tag_moments"),
+    "workflow": ("rank",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["__version__", *sorted(_MODULE)]  # noqa: PLE0604

@@ -111,6 +111,7 @@ def stream(
     consume: Consumer,
     *,
     at: Sequence[At] = ("predict",),
+    hook: Callable[[int], str] = models.post_name,
     tokens: int = BATCH_TOKENS,
     progress: bool = False,
 ) -> None:
@@ -121,6 +122,7 @@ def stream(
         corpus: aligned words. Words whose position is BOS are left out.
         consume: called once per batch, layer and position; values are in the model's dtype and may be kept.
         at: the positions to read, all in the same forward pass.
+        hook: name of the hook to read in a layer, `models.pre_name` for the gates.
         tokens: size of a batch.
         progress: show a bar.
 
@@ -136,14 +138,12 @@ def stream(
             where = {each: batch.places(corpus, index[each].position, words[each]) for each in at}
             numbers = {each: torch.from_numpy(words[each]).to(batch.tokens.device) for each in at}
 
-            def keep(value: Tensor, hook: Any, layer: int, where: Any = where, numbers: Any = numbers) -> None:  # noqa: ARG001
+            def keep(value: Tensor, _: Any, layer: int, where: Any = where, numbers: Any = numbers) -> None:
                 flat = value.flatten(0, 1)
                 for each in at:
                     consume(layer, each, numbers[each], flat.index_select(0, where[each]))
 
-            models.residual(
-                model, batch.tokens, [(models.post_name(la), _at_layer(keep, la)) for la in range(info.n_layers)]
-            )
+            models.residual(model, batch.tokens, [(hook(la), _at_layer(keep, la)) for la in range(info.n_layers)])
             bar.update(int(batch.lengths.sum()))
 
 

@@ -136,6 +136,15 @@ def post_name(layer: int) -> str:
     return f"blocks.{layer}.mlp.hook_post"
 
 
+def pre_name(layer: int) -> str:
+    """Name of the hook before the activation function: of a gated MLP the gate, which is "on" where this is positive.
+
+    >>> pre_name(12)
+    'blocks.12.mlp.hook_pre'
+    """
+    return f"blocks.{layer}.mlp.hook_pre"
+
+
 def bos_id(model_or_tokenizer: Any) -> int:
     """Id of the token that begins a text; GPT-2's is its end of text.
 

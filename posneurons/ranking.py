@@ -66,7 +66,7 @@ def probeless(moments: TagMoments) -> Scores:
     return np.stack([np.nansum(np.abs(means - mine), axis=0) + 0 * mine for mine in means])
 
 
-METHODS: dict[str, Callable[[TagMoments], Scores]] = {
+MOMENT_METHODS: dict[str, Callable[..., Scores]] = {
     "correlation": correlation,
     "mean_difference": mean_difference,
     "probeless": probeless,

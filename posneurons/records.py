@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -203,11 +203,33 @@ class TagMoments:
 
 
 @dataclass(frozen=True)
+class TagHistograms:
+    """How often each neuron's value fell between two edges, for every tag.
+
+    Bin b holds edges[b - 1] <= value < edges[b]; the first bin is open below, the last above. Edges ascend and are
+    each neuron's own.
+    """
+
+    tags: tuple[str, ...]
+    at: At
+    count: Int[ndarray, " tag"]
+    edges: Float[ndarray, "layer neuron edge"]
+    bins: Int[ndarray, "tag layer neuron bin"]
+
+
+class Scored(NamedTuple):
+    """What a method that runs the model gives: scores, NaN where undefined, and the words of each tag behind them."""
+
+    scores: Float[ndarray, "tag layer neuron"]
+    count: Int[ndarray, " tag"]
+
+
+@dataclass(frozen=True)
 class Ranking:
     """Scores of every neuron for every tag by one method; NaN where undefined.
 
-    `signed` says whether neurons are ordered by the score or by its absolute value. Ties are broken by layer, then by
-    unit.
+    `signed` says whether neurons are ordered by the score or by its distance from `neutral`, what a neuron that has
+    nothing to do with the tag scores. Ties are broken by layer, then by unit.
     """
 
     method: str
@@ -216,13 +238,14 @@ class Ranking:
     scores: Float[ndarray, "tag layer neuron"]
     count: Int[ndarray, " tag"]
     signed: bool = False
+    neutral: float = 0.0
 
     def order(self, tag: str) -> Int[ndarray, " k"]:
         """Neurons with a defined score, best first, as layer * n_neurons + unit."""
         if tag not in self.tags:
             raise NeuronError(f"ranking: no tag {tag!r}; it has {', '.join(self.tags)}")
         scores = self.scores[self.tags.index(tag)].ravel()
-        keys = -(scores if self.signed else np.abs(scores))
+        keys = -(scores if self.signed else np.abs(scores - self.neutral))
         return np.argsort(keys, kind="stable")[: np.count_nonzero(~np.isnan(scores))]
 
     def top(self, k: int, *, per: Per = "model") -> dict[str, NeuronSet]:

@@ -16,5 +16,17 @@ Ablation = Literal["mean", "zero"]
 ALPHA = 0.05
 """Level below which a corrected p-value earns a mark or a verdict."""
 
-Method = Literal["correlation", "mean_difference", "probeless"]
-"""How neurons are ranked."""
+Scope = Literal["local", "all"]
+"""How far an effect is followed: at the neuron's own position only, or through attention to all later ones too."""
+
+Baseline = Literal["zero", "mean", "donor"]
+"""What a neuron is compared with: 0, its mean over the tokens, or its value at another word drawn at random."""
+
+Rule = Literal["left", "right", "midpoint", "gauss_legendre"]
+"""Where an integral's nodes lie."""
+
+Target = Literal["log_probability", "probability", "logit"]
+"""What of the next token is attributed."""
+
+Path = Literal["layer", "joint"]
+"""What is scaled along the path of integrated gradients: one layer at a time, or all layers together."""

@@ -1,45 +1,95 @@
-"""Model and corpus to ranking: one streamed pass, then formulas."""
+"""Model and corpus to rankings: each kind of pass is made once, whatever number of methods and positions asks for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from importlib import import_module
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from posneurons import models
-from posneurons.activations import BATCH_TOKENS, stream
-from posneurons.ranking import check_method, rank_moments
-from posneurons.records import Corpus, Ranking, TagMoments
-from posneurons.statistics import MomentAccumulator
+from posneurons import passes, ranking
+from posneurons.activations import BATCH_TOKENS
+from posneurons.errors import PosNeuronsError
+from posneurons.methods import Spec, parse
+from posneurons.records import Corpus, Ranking, Scored, TagHistograms, TagMoments
 from posneurons.words import At
 
+_HOME = {
+    "attribution": "attribution",
+    "relp": "attribution",
+    "integrated_gradients": "integrated",
+    "key_neuron_rule": "integrated",
+    "logprob_increase": "logit_lens",
+    "logit_attribution": "logit_lens",
+    "dynamic_logit_attribution": "logit_lens",
+    "elastic_net": "probe_rankings",
+    "gaussian": "probe_rankings",
+}
+"""The module of each method that runs the model itself; its function has the method's name."""
 
-def tag_moments(
-    model: Any, corpus: Corpus, *, at: Sequence[At] = ("predict",), tokens: int = BATCH_TOKENS, progress: bool = False
-) -> dict[At, TagMoments]:
-    """Moments of every neuron per tag, at one or more positions, in one pass over all of `corpus`.
 
-    Args:
-        model: what `load_model` gives.
-        corpus: aligned words.
-        at: the positions to read.
-        tokens: size of a batch.
-        progress: show a bar.
+class Evidence:
+    """What rankings of one corpus are made from, computed when a method first asks for it, at all positions at once."""
 
-    Raises:
-        AlignmentError: where the corpus does not fit the model.
-    """
-    info = models.describe(model)
-    state = {each: MomentAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device) for each in at}
-    tags = torch.from_numpy(corpus.word_tag).to(info.device)
+    def __init__(
+        self,
+        model: Any,
+        corpus: Corpus,
+        at: Sequence[At],
+        *,
+        seed: int = 0,
+        tokens: int = BATCH_TOKENS,
+        progress: bool = False,
+    ) -> None:
+        self.model, self.corpus, self.at, self.seed = model, corpus, tuple(at), seed
+        self._how: dict[str, Any] = {"tokens": tokens, "progress": progress}
 
-    def consume(layer: int, where: At, words: Tensor, values: Tensor) -> None:
-        state[where].update(layer, tags[words], values)
+    @cached_property
+    def moments(self) -> dict[At, TagMoments]:
+        """Per-tag moments."""
+        return passes.tag_moments(self.model, self.corpus, at=self.at, **self._how)
 
-    stream(model, corpus, consume, at=at, tokens=tokens, progress=progress)
-    return {each: accumulator.finalise(corpus.tags, each) for each, accumulator in state.items()}
+    @cached_property
+    def histograms(self) -> dict[At, TagHistograms]:
+        """Per-tag histograms."""
+        return passes.tag_histograms(self.model, self.corpus, at=self.at, seed=self.seed, **self._how)
+
+    @cached_property
+    def gates(self) -> dict[At, TagMoments]:
+        """Per-tag share of words at which the gate is on, as the moments of 0 and 1."""
+        return passes.gate_moments(self.model, self.corpus, at=self.at, **self._how)
+
+    def scored(self, spec: Spec, at: At) -> Scored:
+        """Scores of one method at one position."""
+        name, options = spec.name, dict(spec.options)
+        if spec.method.family == "moments":
+            return Scored(ranking.MOMENT_METHODS[name](self.moments[at], **options), self.moments[at].count)
+        if spec.method.family == "gates":
+            return Scored(ranking.lape(self.gates[at], **options), self.gates[at].count)
+        if spec.method.family == "histograms":
+            shortlist = options.pop("shortlist")
+            if not shortlist:
+                return Scored(ranking.HISTOGRAM_METHODS[name](self.histograms[at]), self.histograms[at].count)
+            candidates = ranking.shortlist(self.moments[at], shortlist)
+            home: Any = import_module("posneurons.shortlist")
+            scored: Scored = home.exact(self.model, self.corpus, name, candidates, at=at, **self._how)
+            return scored
+        home = import_module(f"posneurons.{_HOME[name]}")
+        scored = getattr(home, name)(self.model, self.corpus, at=at, seed=self.seed, **options, **self._how)
+        return scored
+
+    def ranking(self, spec: Spec, at: At, *, signed: bool | None = None) -> Ranking:
+        """The ranking by one method at one position."""
+        scores, count = self.scored(spec, at)
+        return Ranking(
+            method=str(spec),
+            at=at,
+            tags=self.corpus.tags,
+            scores=scores,
+            count=count,
+            signed=spec.method.signed if signed is None else signed,
+            neutral=spec.method.neutral,
+        )
 
 
 def rank(
@@ -48,27 +98,37 @@ def rank(
     method: str = "correlation",
     *,
     at: At = "predict",
-    signed: bool = False,
+    signed: bool | None = None,
     split: str = "train",
+    seed: int = 0,
     tokens: int = BATCH_TOKENS,
     progress: bool = False,
+    **options: Any,
 ) -> Ranking:
     """Rank all MLP neurons of a model for every tag.
 
     Args:
         model: what `load_model` gives.
         corpus: aligned words; only those of `split` are read.
-        method: "correlation", "mean_difference" or "probeless".
+        method: a name of `posneurons.methods.METHODS`, also with options: "attribution:scope=all".
         at: where each word is read: "predict" (just before it), "first" or "last" (its own tokens).
-        signed: rank by the score itself instead of its absolute value.
+        signed: order by the score itself (True) or by its distance from what says nothing (False); None is what suits
+            the method.
         split: the split to rank on.
+        seed: of what a method draws at random.
         tokens: size of a batch.
         progress: show a bar.
+        **options: of the method, such as scope="all" or contrast=False.
 
     Raises:
-        PosNeuronsError: where the method is unknown.
+        PosNeuronsError: where the method or an option is unknown, or the model has not what the method needs.
         AlignmentError: where the split is missing or the corpus does not fit the model.
     """
-    check_method(method)
-    moments = tag_moments(model, corpus.split(split), at=(at,), tokens=tokens, progress=progress)
-    return rank_moments(moments[at], method, signed=signed)
+    spec = parse(method, **options)
+    part = corpus.split(split)
+    if not len(part.readable(at)):
+        raise PosNeuronsError(
+            f"{corpus.name}: the split {split!r} has no word to read at {at!r}; give longer sentences"
+        )
+    evidence = Evidence(model, part, (at,), seed=seed, tokens=tokens, progress=progress)
+    return evidence.ranking(spec, at, signed=signed)
