@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from posneurons.alignment import align as align
     from posneurons.alignment import dropped_table as dropped_table
     from posneurons.errors import PosNeuronsError as PosNeuronsError
+    from posneurons.lesions import exact_effects as exact_effects
     from posneurons.lesions import lesion as lesion
     from posneurons.models import describe as describe
     from posneurons.models import load_model as load_model
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from posneurons.results import ProbeResult as ProbeResult
     from posneurons.treebank import load_treebank as load_treebank
     from posneurons.treebank import with_splits as with_splits
+    from posneurons.verification import verify as verify
     from posneurons.workflow import rank as rank
 
 __version__ = "0.1.0"
@@ -45,7 +47,7 @@ _HOME = {
     "activations": ("cache_activations", "stream"),
     "alignment": ("align", "dropped_table"),
     "errors": ("PosNeuronsError",),
-    "lesions": ("lesion",),
+    "lesions": ("exact_effects", "lesion"),
     "models": ("describe", "load_model"),
     "neurons": ("NeuronSet",),
     "passes": ("tag_moments",),
@@ -53,6 +55,7 @@ _HOME = {
     "records": ("Corpus", "Ranking", "Sentence", "TagMoments", "Treebank", "Word"),
     "results": ("LesionResult", "ProbeResult"),
     "treebank": ("load_treebank", "with_splits"),
+    "verification": ("verify",),
     "workflow": ("rank",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

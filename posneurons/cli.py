@@ -15,6 +15,7 @@ import typer
 from posneurons import __version__
 from posneurons.config import Config
 from posneurons.errors import PosNeuronsError
+from posneurons.methods import METHODS
 
 app = typer.Typer(
     add_completion=False,
@@ -23,6 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find the part-of-speech neurons of a language model, probe them, and lesion them.",
 )
+
+NAMES = ", ".join(METHODS)
 
 Model = Annotated[str, typer.Option(help="'demo' (the embedded Llama), a Hugging Face name, or a folder.")]
 Bank = Annotated[str, typer.Option("--treebank", help="'demo' (the embedded treebank), a .conllu file, or a folder.")]
@@ -33,21 +36,31 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; a GPU 
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; the checkpoint's own by default.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face model.")]
 Methods = Annotated[
-    list[str], typer.Option("--method", help="Ranking: correlation, mean_difference, probeless. Repeatable.")
+    list[str],
+    typer.Option("--method", help=f"Ranking, with options as in attribution:contrast=no. Repeatable. {NAMES}."),
 ]
 Position = Annotated[str, typer.Option("--at", help="Where a word is read: predict (before it), first or last token.")]
 ProbeAt = Annotated[list[str], typer.Option(help="Positions of the probes. Repeatable.")]
 Top = Annotated[int, typer.Option(help="Key neurons per tag.")]
 PerWhat = Annotated[str, typer.Option("--per", help="Top k over the whole 'model' or in each 'layer'.")]
-Signed = Annotated[bool, typer.Option("--signed/--absolute", help="Rank by the score or by its absolute value.")]
+Signed = Annotated[
+    bool | None,
+    typer.Option("--signed/--absolute", help="Rank by the score, or by its distance from none."),
+]
 MinWords = Annotated[int, typer.Option(help="Training words a tag must have to get key neurons.")]
 Ablations = Annotated[list[str], typer.Option("--ablation", help="mean or zero. Repeatable.")]
+ScopeOf = Annotated[
+    str, typer.Option("--scope", help="Lesion 'all' positions after BOS, or 'local': where a word is predicted.")
+]
 Controls = Annotated[int, typer.Option(help="Matched random lesions per tag.")]
 Neurons = Annotated[str | None, typer.Option(help='Key neurons to use instead of a ranking: {"TAG": ["L3N12", ...]}.')]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 Draws = Annotated[int, typer.Option(help="Resamples of the bootstrap, and sign vectors.")]
 BatchTokens = Annotated[int, typer.Option(help="Tokens the model reads at once, padding included.")]
+Listed = Annotated[int, typer.Option(help="Neurons of each tag that a method is taken to list; at least 20.")]
+Random = Annotated[int, typer.Option(help="Neurons to ablate that no method lists.")]
+Words = Annotated[int, typer.Option(help="Words to measure on, in sentences drawn at random.")]
 
 DEFAULT = Config()
 DEFAULT_OUT = Path("runs/demo")
@@ -89,6 +102,7 @@ def _study(
     signed: Signed = DEFAULT.signed,
     min_words: MinWords = DEFAULT.min_words,
     ablations: Ablations = list(DEFAULT.ablations),  # noqa: B006
+    scope: ScopeOf = DEFAULT.scope,
     controls: Controls = DEFAULT.controls,
     neurons: Neurons = DEFAULT.neurons,
     draws: Draws = DEFAULT.draws,
@@ -98,15 +112,19 @@ def _study(
     config = Config(
         model=model, treebank=treebank, tag=tag, backend=backend, device=device, dtype=dtype, revision=revision,
         methods=_each_once(methods), at=at, probe_at=_each_once(probe_at), top=top, per=per, signed=signed,
-        min_words=min_words, ablations=_each_once(ablations), controls=controls, neurons=neurons, draws=draws,
-        batch_tokens=batch_tokens, seed=seed,
+        min_words=min_words, ablations=_each_once(ablations), scope=scope, controls=controls, neurons=neurons,
+        draws=draws, batch_tokens=batch_tokens, seed=seed,
     )  # fmt: skip
     config.check()
+    _run(config, out, STAGES[str(context.info_name)])
+
+
+def _run(config: Config, out: Path, stages: tuple[str, ...]) -> None:
     from posneurons.study import run
 
     command = shlex.join(["posneurons", *sys.argv[1:]])
     try:
-        run(config, out, stages=STAGES[str(context.info_name)], command=command, progress=sys.stderr.isatty())
+        run(config, out, stages=stages, command=command, progress=sys.stderr.isatty())
     except KeyboardInterrupt:
         typer.echo("posneurons: stopped; the same command goes on from the last finished stage", err=True)
         raise typer.Exit(130) from None
@@ -115,6 +133,32 @@ def _study(
 
 for _name, _help in HELP.items():
     app.command(_name, help=_help)(_study)
+
+
+@app.command()
+def verify(
+    model: Model = DEFAULT.model,
+    treebank: Bank = DEFAULT.treebank,
+    tag: Tag = DEFAULT.tag,
+    out: Out = Path("runs/verify"),
+    backend: Backend = DEFAULT.backend,
+    device: Device = DEFAULT.device,
+    dtype: Dtype = DEFAULT.dtype,
+    revision: Revision = DEFAULT.revision,
+    methods: Methods = ["attribution:contrast=no", "attribution", "correlation"],  # noqa: B006
+    listed: Listed = DEFAULT.listed,
+    random: Random = DEFAULT.random,
+    words: Words = DEFAULT.words,
+    batch_tokens: BatchTokens = DEFAULT.batch_tokens,
+    seed: Seed = DEFAULT.seed,
+) -> None:
+    """Hold rankings against exact single-neuron ablation: what they list, and a random sample of what they do not."""
+    config = Config(
+        model=model, treebank=treebank, tag=tag, backend=backend, device=device, dtype=dtype, revision=revision,
+        methods=_each_once(methods), listed=listed, random=random, words=words, batch_tokens=batch_tokens, seed=seed,
+    )  # fmt: skip
+    config.check()
+    _run(config, out, ("verify",))
 
 
 @app.command()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from posneurons.errors import RunError
-from posneurons.words import Ablation, At, Method, Per
+from posneurons.methods import parse
+from posneurons.words import Ablation, At, Per, Scope
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,22 @@ class Config:
     device: str | None = None
     dtype: str | None = None
     revision: str | None = None
-    methods: tuple[str, ...] = ("correlation",)
+    methods: tuple[str, ...] = ("correlation", "attribution")
     at: str = "predict"
     probe_at: tuple[str, ...] = ("predict", "last")
     top: int = 50
     per: str = "model"
-    signed: bool = False
+    signed: bool | None = None
     min_words: int = 20
     ablations: tuple[str, ...] = ("mean", "zero")
     controls: int = 20
+    scope: str = "all"
     neurons: str | None = None
     draws: int = 10_000
     batch_tokens: int = 2048
+    listed: int = 100
+    random: int = 300
+    words: int = 2000
     seed: int = 0
 
     def check(self) -> None:
@@ -41,13 +46,15 @@ class Config:
             ("backend", self.backend, ("hooked", "bridge")),
             ("at", self.at, get_args(At)),
             ("per", self.per, get_args(Per)),
-            *(("method", each, get_args(Method)) for each in self.methods),
+            ("scope", self.scope, get_args(Scope)),
             *(("probe-at", each, get_args(At)) for each in self.probe_at),
             *(("ablation", each, get_args(Ablation)) for each in self.ablations),
         ]
         for name, value, allowed in words:
             if value not in allowed:
                 raise RunError(f"--{name} {value}: expected one of {', '.join(allowed)}")
+        for method in self.methods:
+            parse(method)
         for name, number, least in (
             ("top", self.top, 1),
             ("controls", self.controls, 0),
@@ -55,6 +62,9 @@ class Config:
             ("draws", self.draws, 1),
             ("seed", self.seed, 0),
             ("batch-tokens", self.batch_tokens, 1),
+            ("listed", self.listed, 20),
+            ("random", self.random, 0),
+            ("words", self.words, 1),
         ):
             if number < least:
                 raise RunError(f"--{name} {number}: expected at least {least}")

@@ -3,12 +3,14 @@
 An effect is what a method estimates that a neuron does for one word, such as the rise of its loss if the neuron were
 silenced. Words of one sentence are not independent, so the contrast is divided by its cluster-robust standard error:
 m_k - m_rest is a difference of ratio estimates, and a cluster's share in its error is
-u_s = (E_sk - n_sk m_k) / n_k - (E_sr - n_sr m_r) / n_r, with E and n the cluster's sums and counts (Liang and Zeger 1986,
-doi.org/10.1093/biomet/73.1.13). The sum of u_s squared needs only sums of products that stream, O(tags x neurons).
+u_s = (E_sk - n_sk m_k) / n_k - (E_sr - n_sr m_r) / n_r, with E and n the cluster's sums and counts (Liang and Zeger
+1986, doi.org/10.1093/biomet/73.1.13). The sum of u_s squared needs only sums that stream, O(tags x neurons).
 This module knows tensors and tag numbers, and neither models nor files.
 """
 
 from __future__ import annotations
+
+import warnings
 
 import numpy as np
 import torch
@@ -34,8 +36,8 @@ class EffectAccumulator:
         def table(*sizes: int) -> Tensor:
             return torch.zeros(n_layers, *sizes, dtype=torch.float64, device=self._device)
 
-        # With E a cluster's effect sum, n its words, k a tag and . all tags, per layer and neuron: sums over clusters of
-        # E_k | E_k n_k | E_k n_. | E. n_k and E_k E_k | E_k E_. per tag, and of E_., E_. E_., E_. n_. once.
+        # With E a cluster's effect sum, n its words, k a tag and . all tags, per layer and neuron: sums over clusters
+        # of E_k | E_k n_k | E_k n_. | E. n_k and E_k E_k | E_k E_. per tag, and of E_., E_. E_., E_. n_. once.
         self._linear = table(4, n_tags, n_neurons)
         self._square = table(2, n_tags, n_neurons)
         self._whole = table(3, n_neurons)
@@ -100,17 +102,28 @@ class EffectAccumulator:
         with np.errstate(invalid="ignore", divide="ignore"):
             return Scored(sums / count[:, None, None].astype(np.float64), count)
 
-    def contrast(self) -> Scored:
-        """t of the mean effect on the tag's words minus that on all others, over clusters; NaN where undefined.
+    def contrast(self, *, floored: bool = True) -> Scored:
+        """The t of the mean effect on the tag's words minus that on all others, over clusters; NaN where undefined.
 
         Undefined are tags with no word or every word, and neurons without any effect. With few clusters of a tag the
         standard error is too small, so a score is for ranking, not a test.
+
+        Args:
+            floored: add the tag's median standard error over all neurons to each one's own, so that neurons whose
+                effect is tiny but steady do not come first (the constant of Tusher, Tibshirani and Chu 2001,
+                doi.org/10.1073/pnas.091062498). Without it the score is the plain t.
         """
         count = self.count()
-        scores = torch.stack([self._contrast_of_layer(layer) for layer in range(len(self._linear))], dim=1)
-        return Scored(scores.cpu().numpy(), count)
+        parts = [self._contrast_of_layer(layer) for layer in range(len(self._linear))]
+        difference, error = (torch.stack(each, dim=1).cpu().numpy() for each in zip(*parts, strict=True))
+        if floored and not np.isnan(error).all():
+            with warnings.catch_warnings():  # a tag without words has no median
+                warnings.simplefilter("ignore", RuntimeWarning)
+                error = error + np.nanmedian(error, axis=(1, 2), keepdims=True)
+        return Scored(difference / error, count)
 
-    def _contrast_of_layer(self, layer: int) -> Float[Tensor, "tag neuron"]:
+    def _contrast_of_layer(self, layer: int) -> tuple[Float[Tensor, "tag neuron"], Float[Tensor, "tag neuron"]]:
+        """The difference of means and its standard error."""
         e_k, e_k_n_k, e_k_n, e_n_k = self._linear[layer]
         e_k2, e_k_e = self._square[layer]
         e, e2, e_n = self._whole[layer]
@@ -129,5 +142,5 @@ class EffectAccumulator:
             + 2 * q * a * e_n_k - 2 * q * b * e_n - 2 * a * b * n_k_n
         )  # fmt: skip
         variance = variance.clamp(min=0) * clusters / (clusters - 1)
-        scores = (mean_k - mean_r) / variance.sqrt()
-        return torch.where((n_k > 0) & (rest > 0) & (variance > 0), scores, torch.nan)
+        defined = (n_k > 0) & (rest > 0) & (variance > 0)
+        return torch.where(defined, mean_k - mean_r, torch.nan), torch.where(defined, variance.sqrt(), torch.nan)

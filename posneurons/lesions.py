@@ -1,14 +1,15 @@
 """Lesions: set neurons to a constant and measure the loss of every word.
 
-Each batch is run once intact and once per condition, so one pass per lesion gives the losses of all tags. Neurons are
-ablated at every position after BOS; logits are computed at scored positions only, in chunks, in float32. A word is
-scored by the next-token loss of its first token, so the first word of a row, which is predicted from BOS, is left out.
-This module does not know how a set was found.
+Each batch is run once intact and once per condition from where the condition begins to differ (see `forks`), so one
+pass per lesion gives the losses of all tags. Neurons are ablated at every position after BOS, or in the scope `local`
+only where a word is predicted; logits are computed at scored positions only, in chunks, in float32. A word is scored by
+the next-token loss of its first token, so the first word of a row, which is predicted from BOS, is left out. This
+module does not know how a set was found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -21,29 +22,11 @@ from tqdm.auto import tqdm
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS, WordIndex, batches, check_fits, token_means
 from posneurons.errors import AlignmentError, NeuronError
+from posneurons.forks import Forks, Trunk
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
 from posneurons.results import LesionResult
-from posneurons.words import Ablation
-
-Hooks = list[tuple[str, Callable[[Tensor, Any], Tensor]]]
-
-
-def ablation_hooks(neurons: NeuronSet, fill: Float[Tensor, "layer neuron"]) -> Hooks:
-    """Hooks that set the neurons to their `fill` at every position after BOS."""
-    hooks: Hooks = []
-    for layer, units in neurons.by_layer().items():
-        index = torch.from_numpy(units).to(fill.device)
-        hooks.append((models.post_name(layer), _set_to(index, fill[layer, index])))
-    return hooks
-
-
-def _set_to(index: Int[Tensor, " k"], values: Float[Tensor, " k"]) -> Callable[[Tensor, Any], Tensor]:
-    def hook_function(value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        value[:, 1:, index] = values.to(value.dtype)
-        return value
-
-    return hook_function
+from posneurons.words import Ablation, Scope
 
 
 @torch.no_grad()
@@ -53,6 +36,7 @@ def word_losses(
     conditions: Sequence[NeuronSet],
     fill: Float[Tensor, "layer neuron"],
     *,
+    scope: Scope = "all",
     tokens: int = BATCH_TOKENS,
     progress: bool = False,
 ) -> tuple[Int[ndarray, " word"], Float[ndarray, " word"], Float[ndarray, "condition word"]]:
@@ -63,7 +47,9 @@ def word_losses(
         corpus: aligned words; those whose first token follows BOS directly are not scored.
         conditions: sets of neurons, ablated one set at a time.
         fill: the value each neuron is set to.
-        tokens: size of a batch.
+        scope: where neurons are ablated: "all" positions after BOS, or "local", only the position that predicts the
+            word whose loss is read.
+        tokens: size of a batch, and of several conditions stacked.
         progress: show a bar.
 
     Returns:
@@ -74,26 +60,84 @@ def word_losses(
         AlignmentError: where the corpus does not fit the model.
     """
     check_fits(model, corpus)
-    info = models.describe(model)
-    for neurons in conditions:
-        neurons.check(info.n_layers, info.d_mlp)
-    runs = [[], *(ablation_hooks(neurons, fill) for neurons in conditions)]
-    losses = np.full((len(runs), len(corpus)), np.nan, dtype=np.float32)
-    index = WordIndex(corpus, "predict")
-    first = corpus.positions("first")
-    with tqdm(
-        total=len(runs) * len(corpus.tokens), desc="lesions", unit="token", unit_scale=True, disable=not progress
-    ) as bar:
-        for batch in batches(corpus, info.device, tokens):
-            words = index.of(batch.rows)
-            where = batch.places(corpus, index.position, words)
-            targets = batch.tokens.flatten()[batch.places(corpus, first, words)]
-            for number, hooks in enumerate(runs):
-                states = models.residual(model, batch.tokens, hooks).flatten(0, 1)[where]
-                losses[number, words] = models.cross_entropy(model, states, targets).cpu().numpy()
-                bar.update(int(batch.lengths.sum()) - len(batch.rows))
+    forks = Forks(model, conditions, fill, scope=scope, tokens=tokens)
+    losses = np.full((len(conditions) + 1, len(corpus)), np.nan, dtype=np.float32)
+    total = (len(conditions) + 1) * len(corpus.tokens)
+    with tqdm(total=total, desc="lesions", unit="token", unit_scale=True, disable=not progress) as bar:
+        for words, size, trunk in _trunks(forks, corpus, models.describe(model).device, tokens):
+            losses[0, words] = trunk.losses.cpu().numpy()
+            bar.update(size)
+            for numbers, found in forks.branches(trunk):
+                losses[np.ix_(np.array(numbers) + 1, words)] = found.cpu().numpy()
+                bar.update(size * len(numbers))
     words = corpus.readable("predict")
     return words, losses[0, words], losses[1:, words]
+
+
+def _trunks(
+    forks: Forks, corpus: Corpus, device: str, tokens: int
+) -> Iterator[tuple[Int[ndarray, " word"], int, Trunk]]:
+    """Per batch the numbers of its scored words, how many tokens after BOS it has, and its intact run."""
+    index, first = WordIndex(corpus, "predict"), corpus.positions("first")
+    for batch in batches(corpus, device, tokens):
+        words = index.of(batch.rows)
+        targets = batch.tokens.flatten()[batch.places(corpus, first, words)]
+        trunk = forks.trunk(batch.tokens, batch.places(corpus, index.position, words), targets)
+        yield words, int(batch.lengths.sum()) - len(batch.rows), trunk
+
+
+def scored_words(corpus: Corpus) -> Int[ndarray, " tag"]:
+    """Number of words of each tag that are scored: all but the first of their row."""
+    return np.bincount(corpus.word_tag[corpus.readable("predict")], minlength=len(corpus.tags))
+
+
+@torch.no_grad()
+def exact_effects(
+    model: Any,
+    corpus: Corpus,
+    neurons: NeuronSet,
+    *,
+    fill: Ablation | Float[Tensor, "layer neuron"] = "zero",
+    scope: Scope = "local",
+    tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+) -> Float[ndarray, "tag k"]:
+    """Mean rise of the loss of each tag's words if one neuron alone is ablated, in nats per word.
+
+    Only sums are kept, whatever the number of words.
+
+    Args:
+        model: what `load_model` gives.
+        corpus: aligned words; those whose first token follows BOS directly are not scored.
+        neurons: the columns of the result, each ablated by itself.
+        fill: the value each neuron is set to, or "zero", or "mean" over the tokens of this corpus.
+        scope: "local", only where the word is predicted, or "all" positions after BOS.
+        tokens: size of a batch, and of several neurons stacked.
+        progress: show a bar.
+
+    Returns:
+        The means; NaN for a tag without a scored word.
+
+    Raises:
+        NeuronError: where a neuron lies outside the model, or the ablation is unknown.
+        AlignmentError: where the corpus does not fit the model.
+    """
+    check_fits(model, corpus)
+    values = fill_values(model, corpus, fill, tokens=tokens, progress=progress) if isinstance(fill, str) else fill
+    singles = [NeuronSet(neurons.layers[[i]], neurons.units[[i]]) for i in range(len(neurons))]
+    forks = Forks(model, singles, values, scope=scope, tokens=tokens)
+    device = models.describe(model).device
+    tags = torch.nn.functional.one_hot(torch.from_numpy(corpus.word_tag), len(corpus.tags)).float().to(device)
+    sums = np.zeros((len(corpus.tags), len(neurons)))
+    total = len(neurons) * len(corpus.tokens)
+    with tqdm(total=total, desc="exact effects", unit="token", unit_scale=True, disable=not progress) as bar:
+        for words, size, trunk in _trunks(forks, corpus, device, tokens):
+            of_tag = tags[torch.from_numpy(words).to(device)]
+            for numbers, found in forks.branches(trunk):
+                sums[:, numbers] += ((found - trunk.losses) @ of_tag).T.double().cpu().numpy()
+                bar.update(size * len(numbers))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums / scored_words(corpus)[:, None])
 
 
 def fill_values(
@@ -136,6 +180,7 @@ def lesion(
     keys: Mapping[str, NeuronSet],
     *,
     ablation: Ablation = "mean",
+    scope: Scope = "all",
     controls: int = 20,
     seed: int = 0,
     method: str = "",
@@ -153,6 +198,7 @@ def lesion(
         corpus: words with a split to measure on and, for mean ablation without `fill`, a split "train".
         keys: tag to key neurons, as `Ranking.top` gives; names that are no tags are allowed.
         ablation: "mean" or "zero".
+        scope: "all" positions after BOS, or "local": only the position that predicts the word whose loss is read.
         controls: matched random sets per tag: as many neurons in each layer, none of any tag's key neurons.
         seed: of the control sets, the bootstrap and the sign flips.
         method: a name for the tables.
@@ -185,12 +231,14 @@ def lesion(
     if fill is None:
         reference = corpus.split("train") if ablation == "mean" else corpus
         fill = fill_values(model, reference, ablation, tokens=tokens, progress=progress)
-    words, intact, losses = word_losses(model, test, sets, fill.to(info.device), tokens=tokens, progress=progress)
+    words, intact, losses = word_losses(
+        model, test, sets, fill.to(info.device), scope=scope, tokens=tokens, progress=progress
+    )
     unit = test.row_sentence if cluster == "sentence" else test.row_document
     return LesionResult(
         method=method,
         ablation=ablation,
-        scope="all",
+        scope=scope,
         tags=test.tags,
         word_tag=test.word_tag[words],
         word_cluster=np.unique(unit[test.word_row[words]], return_inverse=True)[1],

@@ -85,6 +85,41 @@ def quiet() -> Iterator[None]:
             logging.root.handlers[:] = handlers
 
 
+def build_hooked(fields: dict[str, Any], weights: dict[str, Tensor], tokenizer: Any = None) -> Model:
+    """A HookedTransformer from configuration fields and weights by name, frozen and in evaluation mode.
+
+    Its parameters are the given tensors themselves, not copies; biases that are not given are 0.
+
+    Raises:
+        ModelError: where a weight is missing, unknown or of another shape.
+    """
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    with quiet():
+        cfg = HookedTransformerConfig.from_dict(fields)
+        with torch.device("meta"):
+            model = HookedTransformer(cfg, move_to_device=False)
+        device = next(iter(weights.values())).device
+        wanted = dict(model.named_parameters())
+        biases = {
+            name: torch.zeros(each.shape, dtype=each.dtype, device=device)
+            for name, each in wanted.items()
+            if name.rpartition(".")[2].lstrip("_").startswith("b_")
+        }
+        given = biases | weights
+        for name in wanted.keys() ^ given.keys():
+            raise ModelError(f"{cfg.model_name}: weight {name!r} is {'missing' if name in wanted else 'unknown'}")
+        for name, each in wanted.items():
+            if given[name].shape != each.shape:
+                found, expected = tuple(given[name].shape), tuple(each.shape)
+                raise ModelError(f"{cfg.model_name}: weight {name!r} has the shape {found}; expected {expected}")
+        model.load_state_dict(given, strict=False, assign=True)
+        _fill_buffers(model, device)
+        if tokenizer is not None:
+            model.set_tokenizer(tokenizer, default_padding_side="right")
+    return model.eval().requires_grad_(requires_grad=False)
+
+
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 

@@ -102,6 +102,8 @@ class Manifest:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     dropped: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What a ranking measured of itself, by the name it has in neurons.json."""
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into a run directory."""

@@ -43,7 +43,7 @@ class Method:
 
 
 _EFFECT = {"scope": "local", "contrast": True, "baseline": "zero"}
-_PATH = {"steps": 8, "rule": "gauss_legendre", "target": "log_probability"}
+_PATH = {"steps": 6, "rule": "gauss_legendre", "target": "log_probability"}
 
 METHODS: dict[str, Method] = {
     "correlation": Method("moments"),

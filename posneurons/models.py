@@ -104,6 +104,17 @@ def load_model(
     return model
 
 
+def build_hooked(fields: dict[str, Any], weights: dict[str, Tensor], tokenizer: Any = None) -> Model:
+    """A HookedTransformer of TransformerLens's configuration fields and given weights, checked as a loaded one is.
+
+    Raises:
+        ModelError: where a weight is missing, unknown or of another shape, or the model has no MLP neurons.
+    """
+    model = loading.build_hooked(fields, weights, tokenizer)
+    check_neurons(model)
+    return model
+
+
 def describe(model: Model) -> ModelInfo:
     """What a model is; dtype and device are those of now, should it have been moved."""
     origin: _Origin | None = getattr(model, "posneurons_origin", None)
@@ -245,20 +256,21 @@ def run_with_cache(
     return {name: found[name] for name in names}
 
 
-def unembed(model: Model, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-    """Logits of rows of the residual stream after the last block, computed in float32 whatever the model's dtype.
+def unembed(model: Model, rows: Float[Tensor, "row d_model"], *, normed: bool = False) -> Float[Tensor, "row vocab"]:
+    """Logits of rows of the residual after the last block (`normed`: after the final norm), in float32 in any dtype.
 
     A bfloat16 logit of 20 is off by up to 0.06, as much as a lesion may do; so the product is made in float32, with the
     vocabulary in chunks because its weights are converted.
     """
-    states = model.ln_final(rows[None])[0].float()
+    states = (rows if normed else model.ln_final(rows[None])[0]).float()
     parts = [states @ part.float() for part in model.W_U.split(VOCABULARY_CHUNK, dim=1)]
     logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     bias = model.b_U
-    return _capped(model, logits if bias is None else logits + bias.float())
+    return capped(model, logits if bias is None else logits + bias.float())
 
 
-def _capped(model: Model, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
+def capped(model: Model, logits: Float[Tensor, "*row"]) -> Float[Tensor, "*row"]:
+    """Logits after the soft cap that some models (Gemma 2) put on them."""
     cap = getattr(model.cfg, "output_logits_soft_cap", None)
     return cap * torch.tanh(logits / cap) if cap is not None and cap > 0 else logits
 
@@ -327,7 +339,7 @@ def _check_logits(model: Model, tokens: Int[Tensor, "batch pos"], rows: Float[Te
     targets = tokens[0]
     whole = _nats(model(tokens, return_type="logits")[0].float(), targets)
     parts = model.unembed(model.ln_final(rows[None]))[0].float()
-    off = (whole - _nats(_capped(model, parts), targets)).abs().max().item()
+    off = (whole - _nats(capped(model, parts), targets)).abs().max().item()
     if not off <= SELF_CHECK_TOLERANCE:
         info = describe(model)
         raise ModelError(

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS, stream
-from posneurons.records import Corpus, TagMoments
+from posneurons.errors import ModelError, PosNeuronsError
+from posneurons.histograms import HistogramAccumulator, equal_mass_edges
+from posneurons.records import Corpus, TagHistograms, TagMoments
 from posneurons.statistics import MomentAccumulator
 from posneurons.words import At
 
@@ -39,3 +43,127 @@ def tag_moments(
 
     stream(model, corpus, consume, at=at, tokens=tokens, progress=progress)
     return {each: accumulator.finalise(corpus.tags, each) for each, accumulator in state.items()}
+
+
+def gate_moments(
+    model: Any, corpus: Corpus, *, at: Sequence[At] = ("predict",), tokens: int = BATCH_TOKENS, progress: bool = False
+) -> dict[At, TagMoments]:
+    """Moments of "the neuron is on", 1 where the value before the activation function is positive, else 0, per tag.
+
+    The mean is the share of the tag's words at which the neuron is on. In a gated MLP that value is the gate; the
+    sign of the activation itself says something else there, as it is that of a product.
+
+    Args:
+        model: what `load_model` gives.
+        corpus: aligned words.
+        at: the positions to read.
+        tokens: size of a batch.
+        progress: show a bar.
+
+    Raises:
+        ModelError: where the model does not show its neurons before the activation function.
+        AlignmentError: where the corpus does not fit the model.
+    """
+    _check_gates(model)
+    info = models.describe(model)
+    state = {each: MomentAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device) for each in at}
+    tags = torch.from_numpy(corpus.word_tag).to(info.device)
+
+    def consume(layer: int, where: At, words: Tensor, values: Tensor) -> None:
+        state[where].update(layer, tags[words], (values > 0).float())
+
+    stream(model, corpus, consume, at=at, hook=models.pre_name, tokens=tokens, progress=progress)
+    return {each: accumulator.finalise(corpus.tags, each) for each, accumulator in state.items()}
+
+
+@torch.no_grad()
+def _check_gates(model: Any) -> None:
+    """See on two tokens that every layer has `d_mlp` neurons before the activation function."""
+    info = models.describe(model)
+    names = [models.pre_name(layer) for layer in range(info.n_layers)]
+    try:
+        found = models.run_with_cache(model, torch.tensor([[0, 1]], device=info.device), names)
+    except ModelError as error:
+        raise ModelError(
+            f"{info.name}: no gates at hook_pre ({names[0]}) in {info.architecture}; expected an MLP that shows its "
+            "neurons before the activation function: choose a method that reads hook_post, such as auroc"
+        ) from error
+    for name, value in found.items():
+        if value.shape[-1] != info.d_mlp:
+            raise ModelError(
+                f"{info.name}: wrong width at {name}: found {value.shape[-1]}, expected d_mlp = {info.d_mlp}; choose "
+                "a method that reads hook_post, such as auroc"
+            )
+
+
+def tag_histograms(
+    model: Any,
+    corpus: Corpus,
+    *,
+    at: Sequence[At] = ("predict",),
+    bins: int = 64,
+    pilot: int = 4000,
+    seed: int = 0,
+    tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+) -> dict[At, TagHistograms]:
+    """Histograms of every neuron per tag, at one or more positions, in one pass over all of `corpus`.
+
+    A pass over a few rows comes first: it gives each neuron its own edges, between bins of about equal mass.
+
+    Args:
+        model: what `load_model` gives.
+        corpus: aligned words.
+        at: the positions to read.
+        bins: how many of each neuron, 2 to 256. The counts of a position take 4 bytes x tags x neurons x bins.
+        pilot: words that the edges are taken from, whole rows drawn at random.
+        seed: of that draw.
+        tokens: size of a batch.
+        progress: show a bar.
+
+    Raises:
+        PosNeuronsError: where `bins` or `pilot` is out of range, or a position has no word to read.
+        AlignmentError: where the corpus does not fit the model.
+    """
+    part = _pilot_rows(corpus, at, pilot, seed)
+    edges = _edges(model, part, at, bins, tokens=tokens, progress=progress)
+    state = {each: HistogramAccumulator(len(corpus.tags), edges[each]) for each in at}
+    tags = torch.from_numpy(corpus.word_tag).to(models.describe(model).device)
+
+    def consume(layer: int, where: At, words: Tensor, values: Tensor) -> None:
+        state[where].update(layer, tags[words], values)
+
+    stream(model, corpus, consume, at=at, tokens=tokens, progress=progress)
+    return {each: accumulator.finalise(corpus.tags, each) for each, accumulator in state.items()}
+
+
+def _pilot_rows(corpus: Corpus, at: Sequence[At], pilot: int, seed: int) -> Corpus:
+    """Rows drawn at random until so many words can be read at each position, or all rows."""
+    if pilot < 1:
+        raise PosNeuronsError(f"histograms: pilot={pilot}; expected at least 1 word to take the edges from")
+    order = np.random.default_rng(seed).permutation(corpus.n_rows)
+    enough = 0
+    for each in at:
+        words = np.bincount(corpus.word_row[corpus.readable(each)], minlength=corpus.n_rows)[order]
+        enough = max(enough, int(np.searchsorted(words.cumsum(), pilot)) + 1)
+    return corpus.select(np.isin(np.arange(corpus.n_rows), order[:enough]))
+
+
+def _edges(
+    model: Any, corpus: Corpus, at: Sequence[At], bins: int, *, tokens: int, progress: bool
+) -> dict[At, Float[Tensor, "layer neuron edge"]]:
+    """Edges of every neuron's bins from all words of a small corpus."""
+    info = models.describe(model)
+    # Apple's GPUs lack some of what the edges need, so there they and the counts live on the CPU.
+    home = "cpu" if torch.device(info.device).type == "mps" else info.device
+    kept: dict[At, list[list[Tensor]]] = {each: [[] for _ in range(info.n_layers)] for each in at}
+
+    def keep(layer: int, where: At, words: Tensor, values: Tensor) -> None:  # noqa: ARG001
+        kept[where][layer].append(values.to(home))
+
+    stream(model, corpus, keep, at=at, tokens=tokens, progress=progress)
+    none = torch.empty(0, info.d_mlp, device=home)
+    return {
+        each: torch.stack([equal_mass_edges(torch.cat(layer or [none]), bins) for layer in layers])
+        for each, layers in kept.items()
+    }

@@ -1,6 +1,8 @@
-"""What chosen neurons encode: a linear classifier of the tag, beside what must be beaten.
+"""What chosen neurons encode: a classifier of the tag, beside what must be beaten.
 
-Logistic regression on standardised activations, fitted on training words and judged once on the test words. Beside it:
+Logistic regression, or one Gaussian per tag, on standardised activations, fitted on training words and judged once on
+the test words. Which neurons are best may depend on the probe that judges them, so `cross` judges every ranking by
+every probe (Antverg and Belinkov 2022, arXiv:2110.07483). Beside a probe:
 the majority tag and the most frequent tag of each word form, both counted on all training words; as many random neurons
 of the same layers (key neurons may be among them); and the control task of Hewitt and Liang 2019 (arXiv:1909.03368), in
 which every type gets a random tag, so that only memory helps. The type is what the model has read: the word itself, or
@@ -10,11 +12,10 @@ This module does not know how the neurons were chosen.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,46 +23,15 @@ from numpy import ndarray
 
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS, cache_activations
-from posneurons.errors import AlignmentError, NeuronError
+from posneurons.classifiers import CLASSIFIERS, Probe
+from posneurons.errors import AlignmentError, NeuronError, PosNeuronsError
 from posneurons.neurons import NeuronSet
-from posneurons.records import Corpus
+from posneurons.records import Corpus, Ranking
 from posneurons.results import ProbeResult, Scores
 from posneurons.words import At
 
-
-def classify(
-    train: Float[ndarray, "word neuron"],
-    tags: Int[ndarray, " word"],
-    test: Float[ndarray, "test neuron"],
-    *,
-    strength: float = 0.1,
-    iterations: int = 300,
-) -> Int[ndarray, " test"]:
-    """Tags that a logistic regression fitted on `train` predicts for `test`.
-
-    Both are standardised with the mean and deviation of `train`; neurons that do not vary there are ignored.
-
-    Args:
-        train: activations of the training words.
-        tags: their tags, as numbers; one tag alone is predicted everywhere.
-        test: activations to judge.
-        strength: inverse of the L2 penalty (scikit-learn's C).
-        iterations: most steps of L-BFGS.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    if len(np.unique(tags)) == 1:
-        return np.full(len(test), tags[0])
-    mean, deviation = train.mean(0), train.std(0)
-    varies = deviation > 0
-    scale = np.where(varies, deviation, 1)
-    model = LogisticRegression(C=strength, max_iter=iterations, tol=1e-3)
-    with warnings.catch_warnings():  # the last step of many is a good classifier; its test score is what is reported
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(((train - mean) / scale)[:, varies], tags)
-    predicted: ndarray = model.predict(((test - mean) / scale)[:, varies])
-    return predicted
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def judge(true: Int[ndarray, " word"], predicted: Int[ndarray, " word"], tags: tuple[str, ...]) -> Scores:
@@ -116,18 +86,24 @@ class _Side:
     read: ndarray  # what the model has read there: the form, or at "predict" the token before the word
 
 
+def sample_rows(corpus: Corpus, at: At, limit: int | None, rng: np.random.Generator) -> Corpus:
+    """Rows drawn at random that hold at least `limit` readable words between them; all where there are fewer."""
+    words = corpus.readable(at)
+    if limit is None or len(words) <= limit:
+        return corpus
+    order = rng.permutation(corpus.n_rows)
+    per_row = np.bincount(corpus.word_row[words], minlength=corpus.n_rows)
+    enough = np.searchsorted(np.cumsum(per_row[order]), limit) + 1
+    return corpus.select(np.isin(np.arange(corpus.n_rows), order[:enough]))
+
+
 def _side(
     model: Any, corpus: Corpus, neurons: NeuronSet, at: At, limit: int | None, rng: np.random.Generator, **how: Any
 ) -> _Side:
     """At most `limit` words of a corpus, from rows drawn at random, so that no more is computed than is used."""
-    words = len(corpus.readable(at))
-    if not words:
+    if not len(corpus.readable(at)):
         raise AlignmentError(f"{corpus.name}: a split has no word to read at {at!r}; give longer sentences")
-    if limit is not None and words > limit:
-        order = rng.permutation(corpus.n_rows)
-        per_row = np.bincount(corpus.word_row[corpus.readable(at)], minlength=corpus.n_rows)
-        enough = np.searchsorted(np.cumsum(per_row[order]), limit) + 1
-        corpus = corpus.select(np.isin(np.arange(corpus.n_rows), order[:enough]))
+    corpus = sample_rows(corpus, at, limit, rng)
     acts = cache_activations(model, corpus, neurons, at=at, **how)
     kept = min(len(acts.word), limit or len(acts.word))
     chosen = np.sort(rng.choice(len(acts.word), kept, replace=False))
@@ -143,6 +119,7 @@ def fit_probe(
     keys: Mapping[str, NeuronSet],
     *,
     at: At = "predict",
+    probe: Probe = "linear",
     method: str = "",
     seed: int = 0,
     max_words: int | None = 30_000,
@@ -156,6 +133,7 @@ def fit_probe(
         corpus: words with splits "train" and "test".
         keys: tag to key neurons, as `Ranking.top` gives.
         at: where the words are read; "predict" asks for the tag of a word the model has not read yet.
+        probe: "linear" or "gaussian"; the baselines that are probes too are of the same kind.
         method: a name for the tables.
         seed: of the random neurons, the control task, and the choice of training words.
         max_words: training words that are used, drawn at random where there are more (None: all).
@@ -164,10 +142,13 @@ def fit_probe(
 
     Raises:
         NeuronError: where `keys` is empty or a neuron lies outside the model.
+        PosNeuronsError: where there is no such probe.
         AlignmentError: where a split is missing or empty, or the corpus does not fit the model.
     """
     if not keys:
         raise NeuronError("fit_probe: no key neurons were given; expected a mapping of tags to NeuronSets")
+    if probe not in CLASSIFIERS:
+        raise PosNeuronsError(f"fit_probe: probe={probe!r}; expected one of {', '.join(CLASSIFIERS)}")
     first, *rest = keys.values()
     neurons = first.union(*rest)
     info = models.describe(model)
@@ -184,7 +165,7 @@ def fit_probe(
     test = _side(model, corpus.split("test"), both, at, None, rng, **how)
 
     def probed(columns: list[int], tags: ndarray, true: ndarray) -> Scores:
-        return judge(true, classify(train.values[:, columns], tags, test.values[:, columns]), corpus.tags)
+        return judge(true, CLASSIFIERS[probe](train.values[:, columns], tags, test.values[:, columns]), corpus.tags)
 
     words = everything.readable(at)
     forms, tags = everything.word_form[words], everything.word_tag[words]
@@ -205,4 +186,107 @@ def fit_probe(
         test_words=len(test.tags),
         scores=probed(key, train.tags, test.tags),
         baselines=baselines,
+        probe=probe,
     )
+
+
+def pick(ranking: Ranking, k: int, *, best: bool = True) -> NeuronSet:
+    """Exactly k distinct neurons: the tags take turns, each giving its next best (or next worst) neuron.
+
+    Raises:
+        NeuronError: where fewer than k neurons have a score for any tag.
+    """
+    orders = [ranking.order(tag)[:: 1 if best else -1].tolist() for tag in ranking.tags]
+    found: dict[int, None] = {}
+    for place in range(max(map(len, orders))):
+        for order in orders:
+            found.update(dict.fromkeys(order[place : place + 1]))
+            if len(found) == k:
+                return NeuronSet.from_flat(np.array(list(found)), ranking.scores.shape[2])
+    raise NeuronError(
+        f"{ranking.method}: {len(found)} neurons have a score for some tag, but k={k}; choose a smaller k"
+    )
+
+
+def cross(
+    model: Any,
+    corpus: Corpus,
+    rankings: Sequence[Ranking],
+    *,
+    ks: Sequence[int] = (10, 50),
+    at: At = "predict",
+    seed: int = 0,
+    max_words: int | None = 10_000,
+    tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Judge every ranking by every probe: its best neurons, its worst, and random ones of the same layers as the best.
+
+    The neurons are those of `pick`, so that all sets of one k are equally large, for all tags together. The worst are
+    the last with a score: of a signed ranking those that speak against a tag, of one that scores a shortlist only the
+    shortlist's last. The control task has the same random tags everywhere (of the type that was read, as in
+    `fit_probe`), so that rows can be compared. Activations are computed once.
+
+    Args:
+        model: what `load_model` gives.
+        corpus: words with splits "train" and "test".
+        rankings: made on the training split.
+        ks: sizes of the sets.
+        at: where the words are read, whatever the rankings' own position.
+        seed: of the random neurons, the control task, and the choice of training words.
+        max_words: training words that are used, drawn at random where there are more (None: all).
+        tokens: size of a batch.
+        progress: show a bar.
+
+    Returns:
+        Columns method, ranked_at, at, k, neurons ("top", "random", "bottom"), probe, accuracy, macro_f1,
+        control_accuracy, selectivity (accuracy minus that of the control task), train_words, test_words.
+
+    Raises:
+        NeuronError: where no ranking is given, or a ranking has fewer than k neurons or more layers than the model.
+        AlignmentError: where a split is missing or empty, or the corpus does not fit the model.
+
+    Source: Antverg and Belinkov 2022, arXiv:2110.07483.
+    """
+    import pandas as pd
+
+    if not rankings or not ks:
+        raise NeuronError("cross: found no ranking or no k; expected at least one of each, such as ks=(10, 50)")
+    info, rng, nothing = models.describe(model), np.random.default_rng(seed), NeuronSet.from_pairs([])
+    sets: list[tuple[Ranking, int, str, NeuronSet]] = []
+    for ranking in rankings:
+        for k in ks:
+            top = pick(ranking, k)
+            random = top.matched_random(1, rng, n_layers=info.n_layers, n_units=info.d_mlp, exclude=nothing)[0]
+            bottom = pick(ranking, k, best=False)
+            sets += [(ranking, k, "top", top), (ranking, k, "random", random), (ranking, k, "bottom", bottom)]
+    everyone = nothing.union(*(neurons for *_, neurons in sets))
+    train = _side(model, corpus.split("train"), everyone, at, max_words, rng, tokens=tokens, progress=progress)
+    test = _side(model, corpus.split("test"), everyone, at, None, rng, tokens=tokens, progress=progress)
+    control = control_tags(train.read, train.tags, test.read, rng)
+    place = {name: number for number, name in enumerate(everyone.names)}
+    rows = []
+    for ranking, k, name, neurons in sets:
+        columns = [place[each] for each in neurons.names]
+        said = {"method": ranking.method, "ranked_at": ranking.at, "at": at, "k": k, "neurons": name}
+        sizes = {"train_words": len(train.tags), "test_words": len(test.tags)}
+        rows += [said | scores | sizes for scores in _by_every_probe(train, test, columns, control, corpus.tags)]
+    return pd.DataFrame(rows)
+
+
+def _by_every_probe(
+    train: _Side, test: _Side, columns: list[int], control: tuple[ndarray, ndarray], tags: tuple[str, ...]
+) -> Iterator[dict[str, object]]:
+    """What each kind of probe makes of some neurons: of the tags, and of the control's tags of both sides."""
+    for probe, fitted in CLASSIFIERS.items():
+        scores, chance = (
+            judge(true, fitted(train.values[:, columns], given, test.values[:, columns]), tags)
+            for given, true in ((train.tags, test.tags), control)
+        )
+        yield {
+            "probe": probe,
+            "accuracy": scores.accuracy,
+            "macro_f1": scores.macro_f1,
+            "control_accuracy": chance.accuracy,
+            "selectivity": scores.accuracy - chance.accuracy,
+        }

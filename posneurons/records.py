@@ -8,10 +8,10 @@ neither files nor formulas nor models.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -187,6 +187,25 @@ class Corpus:
             split_sentences=self.split_sentences,
         )
 
+    def shuffled(self, seed: int) -> Corpus:
+        """The same words with their tags permuted within each split: what is found there is found by chance."""
+        rng, split, tags = np.random.default_rng(seed), self.row_split[self.word_row], self.word_tag.copy()
+        for each in np.unique(split):
+            tags[split == each] = rng.permutation(tags[split == each])
+        return replace(self, word_tag=tags)
+
+    def halves(self, seed: int) -> tuple[Corpus, Corpus]:
+        """Two halves without a document in common (a sentence, where none are marked); each split is cut in two.
+
+        Documents are drawn at random, and their number, not that of their words, is halved. `dropped` stays whole.
+        """
+        rng, unit = np.random.default_rng(seed), self.row_document if self.marked_documents else self.row_sentence
+        first = np.zeros(self.n_rows, dtype=bool)
+        for split in np.unique(self.row_split):
+            units = rng.permutation(np.unique(unit[self.row_split == split]))
+            first |= (self.row_split == split) & np.isin(unit, units[: (len(units) + 1) // 2])
+        return self.select(first), self.select(~first)
+
 
 @dataclass(frozen=True)
 class TagMoments:
@@ -217,11 +236,17 @@ class TagHistograms:
     bins: Int[ndarray, "tag layer neuron bin"]
 
 
-class Scored(NamedTuple):
+@dataclass(frozen=True)
+class Scored:
     """What a method that runs the model gives: scores, NaN where undefined, and the words of each tag behind them."""
 
     scores: Float[ndarray, "tag layer neuron"]
     count: Int[ndarray, " tag"]
+    notes: Mapping[str, float | str] = field(default_factory=dict)
+
+    def noting(self, **notes: float | str) -> Scored:
+        """The same with further notes: what a method measured of itself, such as its error."""
+        return replace(self, notes={**self.notes, **notes})
 
 
 @dataclass(frozen=True)
@@ -239,6 +264,7 @@ class Ranking:
     count: Int[ndarray, " tag"]
     signed: bool = False
     neutral: float = 0.0
+    notes: Mapping[str, float | str] = field(default_factory=dict)
 
     def order(self, tag: str) -> Int[ndarray, " k"]:
         """Neurons with a defined score, best first, as layer * n_neurons + unit."""
@@ -248,10 +274,11 @@ class Ranking:
         keys = -(scores if self.signed else np.abs(scores - self.neutral))
         return np.argsort(keys, kind="stable")[: np.count_nonzero(~np.isnan(scores))]
 
-    def top(self, k: int, *, per: Per = "model") -> dict[str, NeuronSet]:
+    def top(self, k: int, *, per: Per = "model", fewer: bool = False) -> dict[str, NeuronSet]:
         """The k best neurons of each tag, over the whole model or in each layer.
 
-        Tags for which nothing is defined (no words) are left out. Raises NeuronError where fewer than k are defined.
+        Tags for which nothing is defined (no words) are left out. Raises NeuronError where fewer than k are defined,
+        unless `fewer` says that those that are will do.
         """
         if per not in get_args(Per):
             raise NeuronError(f"top: per={per!r}; expected one of {', '.join(get_args(Per))}")
@@ -264,7 +291,7 @@ class Ranking:
             groups = [order] if per == "model" else [order[order // n_units == layer] for layer in range(n_layers)]
             if not len(order):
                 continue
-            if min(map(len, groups)) < k:
+            if min(map(len, groups)) < k and not fewer:
                 where = f"{tag}: {min(map(len, groups))} neurons have a score" + (
                     " in a layer" if per == "layer" else ""
                 )

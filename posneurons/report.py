@@ -36,6 +36,13 @@ PROBE: dict[str, type] = {
     **dict.fromkeys(("classes", "confusion"), list),
     **dict.fromkeys(("per_tag_f1", "baselines"), dict),
 }
+VERIFY: dict[str, type] = {
+    **dict.fromkeys(("ablation", "scope"), str),
+    **dict.fromkeys(("top", "listed", "measured"), int),
+    "agreement": list,
+}
+FEW_WORDS = 50
+"""Fewer words of a tag than this say little about one neuron's effect on it."""
 RANKING = "method at tag layer neuron score rank"
 LESIONS = "method lesion ablation scope draw tag words loss_intact delta ci_low ci_high q_value z_control"
 DISSOCIATIONS = "method ablation scope tag_a tag_b contrast_a contrast_b q_value verdict"
@@ -51,6 +58,7 @@ class Run:
     probe: list[dict[str, Any]] | None
     lesions: pd.DataFrame | None
     dissociations: pd.DataFrame | None
+    verify: dict[str, Any] | None
 
 
 def build_report(run_dir: Path) -> Path:
@@ -95,7 +103,8 @@ def read_run(run_dir: Path) -> Run:
     stages = _check(path, manifest["stages"], {f"{stage}.state": str for stage in manifest["stages"]}, "stages: ")
     for row in manifest["dropped"]:
         _check(path, row, {"tag": str, "reason": str, "words": int}, "dropped: ")
-    rank, probe, lesion = (stages.get(name, {}).get("state") == "done" for name in ("rank", "probe", "lesion"))
+    names = ("rank", "probe", "lesion", "verify")
+    rank, probe, lesion, verify = (stages.get(name, {}).get("state") == "done" for name in names)
     return Run(
         manifest,
         ranking=_read_table(run_dir / "ranking.parquet", RANKING) if rank else None,
@@ -103,6 +112,7 @@ def read_run(run_dir: Path) -> Run:
         probe=_read_probe(run_dir / "probe.json") if probe else None,
         lesions=_read_table(run_dir / "lesions.parquet", LESIONS) if lesion else None,
         dissociations=_read_table(run_dir / "dissociations.parquet", DISSOCIATIONS) if lesion else None,
+        verify=_read_verify(run_dir / "verify.json") if verify else None,
     )
 
 
@@ -158,6 +168,13 @@ def _read_probe(path: Path) -> list[dict[str, Any]]:
     return list(results)
 
 
+def _read_verify(path: Path) -> dict[str, Any]:
+    content = _check(path, read_json(path), VERIFY)
+    for row in content["agreement"]:
+        _check(path, row, {"estimate": str, "tag": str, "exact": str}, "agreement: ")
+    return content
+
+
 def _findings(run: Run) -> list[str]:
     found = [_lesion_finding(f"{method} neurons", rows) for (method, _), rows in _groups(run.lesions, "method scope")]
     for (method, _), rows in _groups(run.dissociations, "method scope"):
@@ -178,7 +195,24 @@ def _findings(run: Run) -> list[str]:
             f" {_percent(result.get('accuracy'))} of {result['test_words']:,} test words, against"
             f" {', '.join(rivals) or 'no baseline'}; no interval was computed for these."
         )
-    return found
+    return [*found, *_agreements(run.verify)]
+
+
+def _agreements(verify: dict[str, Any] | None) -> Iterator[str]:
+    """How well each ranking agrees with exact ablation: medians over the tags."""
+    if verify is None:
+        return
+    frame = pd.DataFrame(verify["agreement"])
+    for (estimate, exact), rows in _groups(frame[frame["words"] >= FEW_WORDS], "estimate exact"):
+        middle = rows[["pearson", "spearman", "recall", "missed"]].astype(float).median()
+        about = "the rise of the tag’s loss" if exact == "effect" else "the rise on the tag less that on the rest"
+        linear = f"correlation {middle['pearson']:.3f}, " if pd.notna(middle["pearson"]) else ""
+        yield (
+            f"{estimate} against exact {verify['ablation']} ablation of {verify['measured']:,} single neurons, {about};"
+            f" medians over {len(rows)} tags with at least {FEW_WORDS} words: {linear}rank correlation"
+            f" {middle['spearman']:.3f}, exact top {verify['top']} within the listed {verify['listed']}"
+            f" {middle['recall']:.2f}, unlisted neurons as good as the last of the top at most {middle['missed']:.1%}."
+        )
 
 
 def _lesion_finding(whose: str, lesions: pd.DataFrame) -> str:

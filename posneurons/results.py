@@ -49,7 +49,8 @@ class Scores:
 class ProbeResult:
     """A probe's scores on the test words, beside those of its baselines.
 
-    `selectivity` is accuracy minus that of the control task (Hewitt and Liang 2019, arXiv:1909.03368).
+    `selectivity` is accuracy minus that of the control task (Hewitt and Liang 2019, arXiv:1909.03368); `probe` is the
+    kind of classifier, "linear" or "gaussian".
     """
 
     method: str
@@ -60,6 +61,7 @@ class ProbeResult:
     test_words: int
     scores: Scores
     baselines: dict[str, Scores]
+    probe: str = "linear"
 
     @property
     def selectivity(self) -> float:
@@ -71,6 +73,7 @@ class ProbeResult:
         return {
             "method": self.method,
             "at": self.at,
+            "probe": self.probe,
             "n_neurons": len(self.neurons),
             "classes": list(self.classes),
             "train_words": self.train_words,

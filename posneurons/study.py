@@ -20,16 +20,18 @@ import pandas as pd
 from posneurons import models, report, significance
 from posneurons.alignment import align
 from posneurons.config import Config
-from posneurons.errors import NeuronError, RunError
+from posneurons.errors import RunError
 from posneurons.lesions import fill_values, lesion
-from posneurons.manifest import Manifest, read_json, write_json, write_whole
+from posneurons.manifest import Manifest, write_json, write_whole
+from posneurons.methods import parse
+from posneurons.neuron_lists import given_frame, read_neurons
 from posneurons.neurons import NeuronSet
 from posneurons.probes import fit_probe
-from posneurons.ranking import rank_moments
 from posneurons.records import Corpus, Ranking
 from posneurons.treebank import load_treebank, with_splits
-from posneurons.words import Ablation, At, Per
-from posneurons.workflow import tag_moments
+from posneurons.verification import verify
+from posneurons.words import Ablation, At, Per, Scope
+from posneurons.workflow import Evidence
 
 STAGES = ("rank", "probe", "lesion", "report")
 FILES = {
@@ -37,11 +39,10 @@ FILES = {
     "probe": ("probe.json",),
     "lesion": ("lesions.parquet", "dissociations.parquet"),
     "report": ("report.html",),
+    "verify": ("verify.json",),
 }
 KEPT = 1000
 """Neurons of each (tag, method, position) that ranking.parquet keeps."""
-GIVEN = "given"
-"""Name of the method where key neurons come from a file."""
 
 
 def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: str = "", progress: bool = True) -> Path:
@@ -50,7 +51,7 @@ def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: s
     Args:
         config: what to do.
         out: the run directory; made where it does not exist.
-        stages: which of `STAGES`; later stages need the files of earlier ones.
+        stages: which of `STAGES` and "verify"; later stages need the files of earlier ones.
         command: how the user called, for the manifest.
         progress: show bars.
 
@@ -99,7 +100,12 @@ class Study:
         if done and stage != "report" and all((self.out / name).exists() for name in FILES[stage]):
             return
         begin = time.perf_counter()
-        steps: dict[str, Callable[[], None]] = {"rank": self._rank, "probe": self._probe, "lesion": self._lesion}
+        steps: dict[str, Callable[[], None]] = {
+            "rank": self._rank,
+            "probe": self._probe,
+            "lesion": self._lesion,
+            "verify": self._verify,
+        }
         if stage in steps:
             steps[stage]()
         self.manifest.stages[stage] = {"state": "done", "seconds": round(time.perf_counter() - begin, 2)}
@@ -171,15 +177,16 @@ class Study:
         config = self.config
         if config.neurons is not None:
             keys = self.keys
-            frame = _given_frame(keys, self.at)
+            frame = given_frame(keys, self.at)
         else:
             train = self.corpus.split("train")
-            moments = tag_moments(self.model, train, at=self.positions, **self._how)
+            evidence = Evidence(self.model, train, self.positions, seed=config.seed, **self._how)
             rankings = [
-                rank_moments(moments[at], method, signed=config.signed)
+                evidence.ranking(parse(method), at, signed=config.signed)
                 for method in config.methods
                 for at in self.positions
             ]
+            self.manifest.notes = {self._name(ranking): dict(ranking.notes) for ranking in rankings if ranking.notes}
             keys = {self._name(ranking): self._top(ranking) for ranking in rankings}
             frame = pd.concat([ranking.to_frame(KEPT) for ranking in rankings], ignore_index=True)
         write_whole(self.out / "ranking.parquet", lambda part: frame.to_parquet(part, index=False))
@@ -198,13 +205,17 @@ class Study:
                 f"fewer than {self.config.min_words} training words at {ranking.at!r}, "
                 f"so no key neurons: {', '.join(few)}"
             )
-        found = ranking.top(self.config.top, per=cast("Per", self.config.per))
+        found = ranking.top(self.config.top, per=cast("Per", self.config.per), fewer=True)
         enough = {tag: keys for tag, keys in found.items() if words[tag] >= self.config.min_words}
         if not enough:
             raise RunError(
-                f"{self.config.treebank}: no tag has {self.config.min_words} training words; "
-                "give a larger treebank or a smaller --min-words"
+                f"{self.config.treebank}: no tag has {self.config.min_words} training words and a score by "
+                f"{ranking.method}; give a larger treebank, a smaller --min-words or another --method"
             )
+        wanted = max(map(len, enough.values()))
+        short = [f"{tag} ({len(keys)})" for tag, keys in enough.items() if len(keys) < wanted]
+        if short:
+            self._warn(f"{self._name(ranking)} scores fewer than {wanted} neurons for {', '.join(short)}")
         return enough
 
     def _probe(self) -> None:
@@ -236,6 +247,7 @@ class Study:
                     keys,
                     ablation=ablation,
                     controls=config.controls,
+                    scope=cast("Scope", config.scope),
                     seed=config.seed,
                     method=method,
                     draws=config.draws,
@@ -249,6 +261,21 @@ class Study:
         write_whole(self.out / "lesions.parquet", lambda part: frame.to_parquet(part, index=False))
         write_whole(self.out / "dissociations.parquet", lambda part: pair.to_parquet(part, index=False))
 
+    def _verify(self) -> None:
+        config = self.config
+        splits = self.corpus.split_names
+        found = verify(
+            self.model,
+            self.corpus.split("dev" if "dev" in splits else "test"),
+            config.methods,
+            listed=config.listed,
+            random=config.random,
+            words=config.words,
+            seed=config.seed,
+            **self._how,
+        )
+        write_json(self.out / "verify.json", found.to_dict())
+
     def _same(self, what: str, before: dict[str, Any], now: dict[str, Any], names: Iterable[str]) -> None:
         """Raise RunError where finished stages were made with another model or treebank of the same name."""
         for name in names:
@@ -261,45 +288,6 @@ class Study:
     def _warn(self, text: str) -> None:
         if text not in self.manifest.warnings:
             self.manifest.warnings.append(text)
-
-
-def read_neurons(path: Path) -> dict[str, dict[str, NeuronSet]]:
-    """Read {method: {tag: [names]}}, or {tag: [names]} for one unnamed method (named "given").
-
-    Raises:
-        RunError: where the file is missing or is no JSON.
-        NeuronError: where it holds something else, naming the place.
-    """
-    content = read_json(path)
-    if isinstance(content, dict) and content and all(isinstance(value, list) for value in content.values()):
-        content = {GIVEN: content}
-    found: dict[str, dict[str, NeuronSet]] = {}
-    if not isinstance(content, dict) or not content:
-        raise NeuronError(f'{path}: expected {{"TAG": ["L12N3456", ...], ...}}, found {type(content).__name__}')
-    for method, tags in content.items():
-        if not isinstance(tags, dict):
-            raise NeuronError(f"{path}: {method}: expected tags with lists of names, found {type(tags).__name__}")
-        for tag, names in tags.items():
-            if not isinstance(names, list) or not names:
-                raise NeuronError(f"{path}: {method}, {tag}: expected a list of neuron names, found {names!r}")
-            try:
-                found.setdefault(method, {})[tag] = NeuronSet.parse(names)
-            except NeuronError as error:
-                raise NeuronError(f"{path}: {method}, {tag}: {error}") from None
-    if not any("@" not in method for method in found):
-        raise NeuronError(f'{path}: found no neurons; expected {{"TAG": ["L12N3456", ...], ...}}')
-    return found
-
-
-def _given_frame(keys: dict[str, dict[str, NeuronSet]], at: At) -> pd.DataFrame:
-    """The user's neurons in the columns of a ranking, without scores."""
-    rows = [
-        (method, at, tag, layer, unit, float("nan"), place)
-        for method, sets in keys.items()
-        for tag, found in sets.items()
-        for place, (layer, unit) in enumerate(zip(found.layers.tolist(), found.units.tolist(), strict=True), 1)
-    ]
-    return pd.DataFrame(rows, columns=["method", "at", "tag", "layer", "neuron", "score", "rank"])
 
 
 def _open_run(config: Config, out: Path, command: str) -> Manifest:

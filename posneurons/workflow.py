@@ -1,4 +1,4 @@
-"""Model and corpus to rankings: each kind of pass is made once, whatever number of methods and positions asks for it."""
+"""Model and corpus to rankings: each kind of pass is made once, however many methods and positions ask for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HOME = {
     "attribution": "attribution",
     "relp": "attribution",
     "integrated_gradients": "integrated",
-    "key_neuron_rule": "integrated",
+    "key_neuron_rule": "key_neurons",
     "logprob_increase": "logit_lens",
     "logit_attribution": "logit_lens",
     "dynamic_logit_attribution": "logit_lens",
@@ -75,20 +75,21 @@ class Evidence:
             scored: Scored = home.exact(self.model, self.corpus, name, candidates, at=at, **self._how)
             return scored
         home = import_module(f"posneurons.{_HOME[name]}")
-        scored = getattr(home, name)(self.model, self.corpus, at=at, seed=self.seed, **options, **self._how)
-        return scored
+        found: Scored = getattr(home, name)(self.model, self.corpus, at=at, seed=self.seed, **options, **self._how)
+        return found
 
     def ranking(self, spec: Spec, at: At, *, signed: bool | None = None) -> Ranking:
         """The ranking by one method at one position."""
-        scores, count = self.scored(spec, at)
+        scored = self.scored(spec, at)
         return Ranking(
             method=str(spec),
             at=at,
             tags=self.corpus.tags,
-            scores=scores,
-            count=count,
+            scores=scored.scores,
+            count=scored.count,
             signed=spec.method.signed if signed is None else signed,
             neutral=spec.method.neutral,
+            notes=scored.notes,
         )
 
 

@@ -1,5 +1,7 @@
 """Sums and contrasts of effects against a plain loop over clusters, and what does not matter to them."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ def accumulate(
 ) -> EffectAccumulator:
     state = EffectAccumulator(N_TAGS, N_LAYERS, N_UNITS)
     bounds = [0, *(int(np.searchsorted(clusters, cut)) for cut in cuts), len(tags)]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         for layer in range(N_LAYERS):
             state.update(
                 layer,
@@ -55,7 +57,7 @@ def slow_contrast(tags: ndarray, clusters: ndarray, effect: Float[ndarray, " wor
 def test_mean_and_contrast_equal_a_loop_over_clusters(n: int, seed: int) -> None:
     tags, clusters, effects = build_words(n, seed)
     state = accumulate(tags, clusters, effects)
-    mean, contrast = state.mean(), state.contrast()
+    mean, contrast = state.mean(), state.contrast(floored=False)
     np.testing.assert_array_equal(mean.count, np.bincount(tags, minlength=N_TAGS))
     for tag in range(3):
         np.testing.assert_allclose(mean.scores[tag], effects[tags == tag].mean(0), rtol=1e-5, atol=1e-6)
@@ -74,12 +76,25 @@ def test_batches_do_not_matter_where_clusters_stay_whole(n: int, seed: int, cuts
 
 
 def test_contrast_by_hand() -> None:
-    # Two clusters of one word of each tag: tag 0 has effects 1 and 3, tag 1 has 0 and 1. Means 2 and 0.5, difference 1.5.
+    # Two clusters of one word of each tag: tag 0 has effects 1 and 3, tag 1 has 0 and 1. Means 2 and 0.5, apart by 1.5.
     # Shares: (1-2)/2 - (0-0.5)/2 = -0.25 and (3-2)/2 - (1-0.5)/2 = 0.25; variance 2 * (0.0625 + 0.0625) = 0.25.
     state = EffectAccumulator(2, 1, 1)
     effects = torch.tensor([[1.0], [0.0], [3.0], [1.0]])
     state.update(0, torch.tensor([0, 1, 0, 1]), torch.tensor([7, 7, 9, 9]), effects)
-    np.testing.assert_allclose(state.contrast().scores.ravel(), [3, -3])
+    np.testing.assert_allclose(state.contrast(floored=False).scores.ravel(), [3, -3])
+    np.testing.assert_allclose(state.contrast().scores.ravel(), [1.5, -1.5])  # 0.5 + the median 0.5
+
+
+def test_the_floor_puts_size_before_steadiness() -> None:
+    rng, tags = np.random.default_rng(0), np.tile([0, 1], 200)
+    effects = np.stack([1e-9 * (tags == 0) + 1e-10 * rng.normal(size=400), (tags == 0) + rng.normal(size=400)], axis=1)
+    state = EffectAccumulator(2, 1, 3)
+    clusters = torch.arange(400) // 2
+    effects = np.concatenate([effects, rng.normal(size=(400, 1))], axis=1)
+    state.update(0, torch.from_numpy(tags), clusters, torch.from_numpy(effects).float())
+    plain, floored = state.contrast(floored=False).scores[0, 0], state.contrast().scores[0, 0]
+    assert plain[0] > plain[1]
+    assert floored[1] > 5 * floored[0] > 0
 
 
 def test_what_is_undefined_is_nan() -> None:

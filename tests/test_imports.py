@@ -30,8 +30,11 @@ READING = {
     "probes",
     "lesions",
     "locality",
+    "weights",
     "attribution",
     "integrated",
+    "key_neurons",
+    "objectives",
     "logit_lens",
     "probe_rankings",
     "steering",
@@ -41,7 +44,7 @@ READING = {
 }
 SCORES = {"statistics", "histograms", "effects", "ranking", "significance"}
 FILES = {"manifest", "study", "figures", "report", "cli", "doctor"}
-GRADIENTS = {"locality", "attribution", "integrated", "logit_lens"}
+GRADIENTS = {"locality", "objectives", "attribution", "integrated", "key_neurons", "logit_lens"}
 FORMULAS = {"probes", "probe_rankings", "lesions", *GRADIENTS, *SCORES}
 
 # architecture.md, "must not know"; modules of later issues are in it so that they meet their wall when they come.
@@ -65,23 +68,32 @@ FORBIDDEN = {
     "effects": MODEL_LIBRARIES | TEXT | READING | FILES | {"ranking", "significance", "results"},
     "ranking": TENSORS | TEXT | READING | FILES | {"significance", "results"},
     "significance": TENSORS | TEXT | READING | FILES | {"records", "neurons", "statistics", "ranking", "results"},
+    "agreement": TENSORS | TEXT | READING | SCORES | FILES,
     "results": TENSORS | TEXT | READING | FILES | {"statistics", "ranking"},
     "locality": TEXT | SCORES | FILES | {"records", "attribution"},
+    "weights": TEXT | SCORES | FILES | {"records", *(READING - {"models", "weights"})},
     "attribution": TEXT | FILES,
     "integrated": TEXT | FILES,
+    "key_neurons": TEXT | FILES,
+    "objectives": TEXT | SCORES | FILES | {"records", "attribution"},
     "logit_lens": TEXT | FILES,
     "probe_rankings": TEXT | FILES,
     "probes": TEXT | SCORES | FILES | {"lesions", "workflow", *GRADIENTS},
+    "classifiers": TENSORS | TEXT | READING | SCORES | FILES,
+    "shortlist": TEXT | FILES,
     "forks": TEXT | SCORES | FILES | {"probes", "lesions", "workflow"},
     "lesions": TEXT | SCORES | FILES | {"probes", "workflow", *GRADIENTS},
     "steering": TEXT | SCORES | FILES,
     "planted": SCORES | FILES,
+    "grafts": SCORES | FILES,
+    "markov": TENSORS | TEXT | READING | SCORES | FILES,
     "scoring": TEXT | FILES,
     "verification": TEXT | FILES,
     "reliability": TEXT | FILES,
     "workflow": TEXT | FILES,
     "study": TENSORS | {"cli", "statistics", "figures"},
     "config": TENSORS | TEXT | READING | FORMULAS | FILES | {"numpy", "pandas", "records", "results"},
+    "neuron_lists": TENSORS | TEXT | READING | FORMULAS | {"records", "results", "study", "report", "figures", "cli"},
     "manifest": TENSORS | TEXT | READING | FORMULAS | {"study", "report", "figures", "cli"},
     "figures": TENSORS | TEXT | READING | FORMULAS | {"study", "cli"},
     "report": TENSORS | TEXT | READING | FORMULAS | {"study", "cli"},

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from inspect import unwrap
+from typing import Any
 
 import demo
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import posneurons as pn
-from posneurons import lesions
+from posneurons import forks, lesions
 from posneurons.activations import token_means
 from posneurons.errors import AlignmentError, NeuronError
 from posneurons.records import Corpus
@@ -71,7 +72,7 @@ def test_bos_is_never_ablated_and_words_after_it_are_not_scored() -> None:
     assert (corpus.word_first[words] > 1).all()
     assert len(words) == (corpus.word_first > 1).sum()
     value = torch.ones(2, 3, 768)
-    (_, hook), *_ = lesions.ablation_hooks(pn.NeuronSet.parse(["L1N7"]), torch.zeros(6, 768))
+    (_, hook), *_ = forks.ablation_hooks([{1: torch.tensor([7])}], torch.zeros(6, 768))
     out = hook(value, None)
     assert out[:, 0].eq(1).all()
     assert out[:, 1:, 7].eq(0).all()
@@ -114,3 +115,33 @@ def test_errors_say_what_to_do() -> None:
     wide = {"NOUN": pn.NeuronSet.parse([f"L0N{u}" for u in range(500)])}
     with pytest.raises(NeuronError, match="layer 0 has 268 neurons outside all key sets, but 500 are needed"):
         pn.lesion(demo.model(), corpus, wide)
+
+
+def test_a_local_lesion_is_followed_at_the_predicting_position_only() -> None:
+    """In layer 5 nothing can travel to a later position, so that both scopes are the same; in layer 0 it does."""
+    corpus = few()
+    sets, fill = [pn.NeuronSet.parse(names) for names in (["L5N10", "L5N11"], ["L0N3", "L2N4"])], torch.ones(6, 768)
+    _, intact, everywhere = lesions.word_losses(demo.model(), corpus, sets, fill)
+    _, same, local = lesions.word_losses(demo.model(), corpus, sets, fill, scope="local")
+    np.testing.assert_array_equal(intact, same)
+    np.testing.assert_allclose(local[0], everywhere[0], atol=1e-5)
+    assert np.abs(local[1] - everywhere[1]).max() > 1e-3
+    result = pn.lesion(demo.model(), demo.small(), {"NOUN": sets[1]}, scope="local", controls=1, draws=50)
+    assert set(result.to_frame()["scope"]) == {"local"}
+
+
+@pytest.mark.parametrize("scope", ["all", "local"])
+def test_exact_effects_are_the_means_of_single_lesions(scope: Any) -> None:
+    corpus = replace(few(), tags=(*few().tags, "NONE"))
+    neurons = pn.NeuronSet.parse(["L3N5", "L0N2", "L5N700"])
+    fill = lesions.fill_values(demo.model(), corpus, "mean")
+    effects = lesions.exact_effects(demo.model(), corpus, neurons, fill="mean", scope=scope, tokens=500)
+    singles = [pn.NeuronSet.parse([name]) for name in neurons]
+    words, intact, losses = lesions.word_losses(demo.model(), corpus, singles, fill, scope=scope)
+    for number in range(len(corpus.tags) - 1):
+        mine = corpus.word_tag[words] == number
+        expected = (losses[:, mine] - intact[mine]).astype(np.float64).mean(1) if mine.any() else np.full(3, np.nan)
+        np.testing.assert_allclose(effects[number], expected, atol=2e-6)
+        assert lesions.scored_words(corpus)[number] == mine.sum()
+    assert np.isnan(effects[-1]).all()
+    assert np.nanmax(np.abs(effects)) > 1e-4

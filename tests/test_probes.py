@@ -1,13 +1,17 @@
 """The classifier and its baselines, by hand and against scikit-learn, and one probe end to end."""
 
+from inspect import unwrap
+
 import demo
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 from sklearn import metrics
 
 import posneurons as pn
-from posneurons import probes
-from posneurons.errors import AlignmentError, NeuronError
+from posneurons import classifiers, probes
+from posneurons.errors import AlignmentError, NeuronError, PosNeuronsError
+from posneurons.records import Ranking
 
 
 def test_judge_equals_sklearn() -> None:
@@ -50,9 +54,92 @@ def test_classifier_learns_what_is_there_and_ignores_what_never_varies() -> None
     rng = np.random.default_rng(0)
     tags = rng.integers(0, 3, 900)
     x = np.stack([tags * 100.0 + rng.normal(size=900), np.full(900, 7.0), rng.normal(size=900)], axis=1)
-    predicted = probes.classify(x[:600], tags[:600], x[600:])
+    predicted = classifiers.classify(x[:600], tags[:600], x[600:])
     assert (predicted == tags[600:]).mean() > 0.97
-    assert probes.classify(x[:5], np.full(5, 2), x[:3]).tolist() == [2, 2, 2]
+    assert classifiers.classify(x[:5], np.full(5, 2), x[:3]).tolist() == [2, 2, 2]
+
+
+def test_gaussian_classifier_equals_scipy() -> None:
+    """Where words are many the prior is weightless, and the classifier is quadratic discriminant analysis."""
+    rng = np.random.default_rng(0)
+    tags = np.repeat([1, 4], [3000, 1000])
+    spread = np.array([[1.0, 0.8], [0.8, 1.0]])
+    x = np.where((tags == 1)[:, None], rng.normal(size=(4000, 2)), rng.normal(size=(4000, 2)) @ spread + [0.5, 0])
+    test = rng.normal(size=(500, 2))
+    exact = []
+    for tag in (1, 4):
+        mine = x[tags == tag]
+        density = multivariate_normal(mine.mean(0), np.cov(mine.T, bias=True))
+        exact.append(density.logpdf(test) + np.log((tags == tag).mean()))
+    decided = np.abs(exact[0] - exact[1]) > 0.05
+    assert decided.mean() > 0.9
+    predicted = classifiers.gaussian_classify(x, tags, test)
+    np.testing.assert_array_equal(predicted[decided], np.where(exact[0] > exact[1], 1, 4)[decided])
+    assert set(predicted.tolist()) == {1, 4}
+    np.testing.assert_array_equal(predicted, classifiers.gaussian_classify(x * [3, 500] + 7, tags, test * [3, 500] + 7))
+
+
+def test_gaussian_classifier_by_hand() -> None:
+    # One neuron: tag 0 has -1 and 1, tag 1 has -3 and 3. Standardising divides all by sqrt(5) and changes no decision.
+    # Scatter + prior over n + 2 d + 4 = 8: variances (2 + 1) / 8 and (18 + 9) / 8, and both means are 0. The densities
+    # are equal where x^2 (8/3 - 8/27) / 2 = ln 3, at |x| = 0.963.
+    x, tags = np.array([[-1.0], [1.0], [-3.0], [3.0]]), np.array([0, 0, 1, 1])
+    test = np.array([[0.0], [0.95], [-0.95], [0.98], [-0.98], [50.0]])
+    assert classifiers.gaussian_classify(x, tags, test).tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_gaussian_classifier_of_rare_and_constant() -> None:
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.normal(size=50), np.full(50, 7.0)], axis=1)
+    tags = np.array([3] * 49 + [5])  # a tag of one word
+    x[-1, 0] = 40
+    predicted = classifiers.gaussian_classify(x, tags, np.array([[0.0, 7.0], [40.0, 7.0], [39.99, 9.0]]))
+    assert predicted.tolist() == [3, 5, 5]
+    assert classifiers.gaussian_classify(x[:5], np.full(5, 2), x[:3]).tolist() == [2, 2, 2]
+
+
+def build_ranking() -> Ranking:
+    """Two tags, two layers of three; tag B has no score for three of them."""
+    scores = np.array([[[9, -8, 7], [1, 2, 3.0]], [[5, 6, np.nan], [-7, np.nan, np.nan]]])
+    return Ranking("by hand", "last", ("A", "B"), scores, np.array([1, 1]))
+
+
+def test_pick_by_hand() -> None:
+    # A: 0 1 2 5 4 3; B: 3 (its score is -7) 1 0. In turn: A0 B3 A1 (B1) A2 (B0) A5 A4 (A3).
+    found = [probes.pick(build_ranking(), k).flat(3).tolist() for k in (1, 2, 3, 6)]
+    assert found == [[0], [0, 3], [0, 3, 1], [0, 3, 1, 2, 5, 4]]
+    # Backwards A: 3 4 5 2 1 0; B: 0 1 3. In turn: A3 B0 A4 B1.
+    assert probes.pick(build_ranking(), 4, best=False).flat(3).tolist() == [3, 0, 4, 1]
+    with pytest.raises(
+        NeuronError, match=r"^by hand: 6 neurons have a score for some tag, but k=7; choose a smaller k$"
+    ):
+        probes.pick(build_ranking(), 7)
+
+
+def test_every_ranking_by_every_probe() -> None:
+    corpus = demo.small()
+    rankings = [pn.rank(demo.model(), corpus, method, at="last") for method in ("correlation", "mean_difference")]
+    frame = probes.cross(demo.model(), corpus, rankings, ks=(5, 30), at="last", seed=3)
+    assert len(frame) == 2 * 2 * 3 * 2
+    assert not frame.duplicated(["method", "k", "neurons", "probe"]).any()
+    np.testing.assert_allclose(frame["selectivity"], frame["accuracy"] - frame["control_accuracy"])
+    top = frame[(frame["method"] == "correlation") & (frame["k"] == 30)].set_index(["neurons", "probe"])["accuracy"]
+    for probe in ("linear", "gaussian"):
+        assert top["top", probe] > top["random", probe] > 0.1
+        assert top["top", probe] > top["bottom", probe] + 0.1
+    keys = {"all": probes.pick(rankings[0], 30)}
+    alone = [pn.fit_probe(demo.model(), corpus, keys, at="last", probe=probe) for probe in ("linear", "gaussian")]
+    assert [each.scores.accuracy for each in alone] == top["top"].tolist()
+    assert [each.to_dict()["probe"] for each in alone] == ["linear", "gaussian"]
+    assert frame.equals(probes.cross(demo.model(), corpus, rankings, ks=(5, 30), at="last", seed=3))
+
+
+def test_rows_are_drawn_until_there_are_enough_words() -> None:
+    corpus = demo.small()
+    part = probes.sample_rows(corpus, "predict", 100, np.random.default_rng(0))
+    words = np.bincount(part.word_row[part.readable("predict")], minlength=part.n_rows)
+    assert 100 <= words.sum() < 100 + words.max()
+    assert probes.sample_rows(corpus, "predict", None, np.random.default_rng(0)) is corpus
 
 
 def test_probe_end_to_end() -> None:
@@ -83,6 +170,10 @@ def test_before_the_word_the_control_is_run_on_what_was_read_and_on_what_comes()
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(NeuronError, match="fit_probe: no key neurons were given"):
         pn.fit_probe(demo.model(), demo.small(), {})
+    with pytest.raises(PosNeuronsError, match=r"^fit_probe: probe='deep'; expected one of linear, gaussian$"):
+        unwrap(pn.fit_probe)(demo.model(), demo.small(), {"NOUN": pn.NeuronSet.parse(["L0N1"])}, probe="deep")
+    with pytest.raises(NeuronError, match="cross: found no ranking or no k; expected at least one of each"):
+        probes.cross(demo.model(), demo.small(), [])
     only_test = pn.align(pn.load_treebank().split("test"), demo.model().tokenizer)
     with pytest.raises(AlignmentError, match="no split 'train'; it has"):
         pn.fit_probe(demo.model(), only_test, {"NOUN": pn.NeuronSet.parse(["L0N1"])})

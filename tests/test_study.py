@@ -144,7 +144,7 @@ def test_neurons_from_a_file(tmp_path: Path) -> None:
 def test_a_bad_neuron_file_is_an_error_with_its_place(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "mine.json").write_text(text)
     with pytest.raises((NeuronError, RunError), match=sentence):
-        study.read_neurons(tmp_path / "mine.json")
+        neuron_lists.read_neurons(tmp_path / "mine.json")
 
 
 def test_another_configuration_in_the_same_place_is_an_error(finished: Path) -> None:

@@ -1,0 +1,219 @@
+"""Forked losses against plain hooks, a loop over positions, and the check that decides between the two ways."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import demo
+import numpy as np
+import pytest
+import torch
+from checkpoints import write_gpt2, write_llama, write_neox
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import posneurons as pn
+from posneurons import forks, models
+from posneurons.errors import NeuronError, PosNeuronsError
+from posneurons.forks import Forks
+
+SETS = (
+    ["L0N3", "L2N700", "L2N4", "L5N10"],
+    [],
+    ["L5N767"],
+    [f"L4N{u}" for u in range(300)],
+    ["L0N0"],
+    ["L5N1", "L3N8"],
+    ["L0N17", "L1N17"],
+    ["L2N700", "L5N700"],
+)
+
+
+def some_tokens(vocabulary: int = 4096, batch: int = 2, pos: int = 9) -> torch.Tensor:
+    tokens = torch.randint(2, vocabulary, (batch, pos), generator=torch.Generator().manual_seed(0))
+    tokens[:, 0] = 0
+    return tokens
+
+
+def scored(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every place but BOS and the last of a row, and what follows it."""
+    batch, pos = tokens.shape
+    where = torch.tensor([row * pos + t for row in range(batch) for t in range(1, pos - 1)])
+    return where, tokens.flatten()[where + 1]
+
+
+@torch.no_grad()
+def plain(
+    model: Any,
+    tokens: torch.Tensor,
+    neurons: pn.NeuronSet,
+    fill: torch.Tensor,
+    positions: slice = slice(1, None),
+) -> torch.Tensor:
+    """What a user would write: hooks on a whole run, full logits, log-softmax; one loss per scored place."""
+
+    def ablate(value: torch.Tensor, hook: Any, layer: int) -> torch.Tensor:  # noqa: ARG001
+        value = value.clone()
+        for unit in neurons.units[neurons.layers == layer]:
+            value[:, positions, unit] = fill[layer, unit].to(value.dtype)
+        return value
+
+    hooks = [
+        (f"blocks.{layer}.mlp.hook_post", lambda value, hook, layer=layer: ablate(value, hook, layer))
+        for layer in set(neurons.layers.tolist())
+    ]
+    with model.hooks(fwd_hooks=hooks):
+        logits = model(tokens, return_type="logits").float()
+    losses = -logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+    return losses[:, 1:].flatten()
+
+
+def plain_local(model: Any, tokens: torch.Tensor, neurons: pn.NeuronSet, fill: torch.Tensor) -> torch.Tensor:
+    """The same with one position ablated at a time, of which only its own loss is kept."""
+    pos = tokens.shape[1]
+    apart = [
+        plain(model, tokens, neurons, fill, slice(t, t + 1)).reshape(-1, pos - 2)[:, t - 1] for t in range(1, pos - 1)
+    ]
+    return torch.stack(apart, dim=1).flatten()
+
+
+def forked(
+    model: Any, text: torch.Tensor, sets: list[pn.NeuronSet], fill: torch.Tensor, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    each = Forks(model, sets, fill, **options)
+    trunk = each.trunk(text, *scored(text))
+    losses = torch.full((len(sets), len(trunk.where)), torch.nan)
+    for numbers, found in each.branches(trunk):
+        assert losses[numbers].isnan().all()  # nobody comes twice
+        losses[numbers] = found
+    return trunk.losses, losses
+
+
+def values(model: Any, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(model.cfg.n_layers, model.cfg.d_mlp, generator=generator) * 0.3
+
+
+@cache
+def loaded(folder: Path, **options: Any) -> Any:
+    return pn.load_model(folder, device="cpu", **options)
+
+
+WAYS: dict[str, Callable[..., torch.Tensor]] = {"all": plain, "local": plain_local}
+
+
+@pytest.mark.parametrize("scope", ["all", "local"])
+def test_forks_equal_plain_hooks(scope: Any) -> None:
+    model, tokens = demo.model(), some_tokens()
+    sets, fill = [pn.NeuronSet.parse(names) for names in SETS], values(model)
+    intact, losses = forked(model, tokens, sets, fill, scope=scope, tokens=40)
+    torch.testing.assert_close(intact, plain(model, tokens, sets[1], fill), atol=1e-5, rtol=0)
+    for neurons, found in zip(sets, losses, strict=True):
+        torch.testing.assert_close(found, WAYS[scope](model, tokens, neurons, fill), atol=1e-5, rtol=0)
+    assert torch.equal(losses[1], intact)
+    assert ((losses - intact).abs().amax(1) > 1e-4).sum() >= 6  # there was something to see
+
+
+def test_no_layer_is_run_that_a_condition_does_not_change() -> None:
+    """A set of the last layer runs nothing but the unembedding; one of layer 3 starts at layer 4."""
+    model, tokens = demo.model(), some_tokens()
+    sets = [pn.NeuronSet.parse([name]) for name in ("L5N1", "L3N8", "L3N9", "L0N1")]
+    each = Forks(model, sets, values(model))
+    trunk = each.trunk(tokens, *scored(tokens))
+    with patch.object(forks.models, "residual", wraps=models.residual) as run:
+        assert len(list(each.branches(trunk))) == 3  # the two of layer 3 are stacked
+    assert sorted(call.kwargs["start"][0] for call in run.call_args_list) == [1, 4]
+    assert sorted(call.args[1].shape[0] for call in run.call_args_list) == [2, 4]
+
+
+@settings(max_examples=8, deadline=None)
+@given(tokens=st.integers(1, 200), order=st.permutations(range(len(SETS))))
+def test_neither_the_stack_nor_the_order_of_conditions_matters(tokens: int, order: list[int]) -> None:
+    model, text = demo.model(), some_tokens()
+    sets, fill = [pn.NeuronSet.parse(names) for names in SETS], values(model)
+    _, expected = forked(model, text, sets, fill)
+    _, found = forked(model, text, [sets[number] for number in order], fill, tokens=tokens)
+    torch.testing.assert_close(found, expected[order], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scope", ["all", "local"])
+@pytest.mark.parametrize("write", [write_gpt2, write_neox, write_llama])
+def test_other_architectures(write: Any, scope: Any, tmp_path: Path) -> None:
+    model, tokens = loaded(write(tmp_path / "checkpoint")), some_tokens(400)
+    assert forks.can_fork(model)
+    sets = [pn.NeuronSet.parse(names) for names in (["L0N3"], ["L1N47"], ["L0N1", "L1N2", "L1N3"])]
+    fill = values(model) * 10
+    intact, losses = forked(model, tokens, sets, fill, scope=scope)
+    for neurons, found in zip(sets, losses, strict=True):
+        torch.testing.assert_close(found, WAYS[scope](model, tokens, neurons, fill), atol=1e-5, rtol=0)
+    assert ((losses - intact).abs().amax(1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("scope", ["all", "local"])
+def test_the_bridge_is_run_with_plain_hooks(scope: Any, tmp_path: Path) -> None:
+    where = write_llama(tmp_path / "checkpoint")
+    bridge, tokens = loaded(where, backend="bridge"), some_tokens(400)
+    assert not forks.can_fork(bridge)
+    sets = [pn.NeuronSet.parse(names) for names in (["L0N3"], [], ["L0N1", "L1N2"], ["L1N5"])]
+    fill = values(bridge) * 10
+    intact, losses = forked(bridge, tokens, sets, fill, scope=scope)
+    expected_intact, expected = forked(loaded(where), tokens, sets, fill, scope=scope)
+    torch.testing.assert_close(intact, expected_intact, atol=1e-5, rtol=0)
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=0)
+    assert (losses[2] - intact).abs().max() > 1e-3
+
+
+def test_a_norm_after_the_mlp_is_noticed() -> None:
+    """With the layer's output halved the identity is wrong; plain hooks are used, and are right."""
+    model, tokens = demo.model(), some_tokens()
+    sets, fill = [pn.NeuronSet.parse(["L1N4", "L3N5"]), pn.NeuronSet.parse(["L5N6"])], values(model) * 10
+    halve = [("blocks.1.hook_mlp_out", lambda value, hook: value / 2)]  # noqa: ARG005
+    assert forks.can_fork(model)
+    with model.hooks(fwd_hooks=halve):
+        assert not forks.can_fork(model)
+        intact, losses = forked(model, tokens, sets, fill)
+        for neurons, found in zip(sets, losses, strict=True):
+            torch.testing.assert_close(found, plain(model, tokens, neurons, fill), atol=1e-5, rtol=0)
+        with patch.object(forks, "can_fork", return_value=True):
+            _, wrong = forked(model, tokens, sets, fill)
+    assert (wrong[0] - losses[0]).abs().max() > 1e-3
+    assert (losses - intact).abs().max() > 1e-2
+
+
+def test_positions_one_by_one_where_attention_cannot_be_hooked() -> None:
+    model, tokens = demo.model(), some_tokens()
+    sets, fill = [pn.NeuronSet.parse(names) for names in SETS], values(model)
+    _, expected = forked(model, tokens, sets, fill, scope="local")
+    with patch.object(forks, "can_be_local", return_value=False):
+        _, found = forked(model, tokens, sets, fill, scope="local")
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scope", ["all", "local"])
+def test_bfloat16_roughly(scope: Any) -> None:
+    model, tokens = pn.load_model(device="cpu"), some_tokens()
+    assert forks.can_fork(model)
+    sets, fill = [pn.NeuronSet.parse(names) for names in SETS], values(model)
+    _, losses = forked(model, tokens, sets, fill, scope=scope)
+    for neurons, found in zip(sets, losses, strict=True):
+        expected = WAYS[scope](demo.model(), tokens, neurons, fill)
+        assert (found - expected).abs().mean() < 0.03
+
+
+def test_errors_say_what_to_do() -> None:
+    model = demo.model()
+    with pytest.raises(NeuronError, match="neuron L6N0: the model has layers 0 to 5 and units 0 to 767"):
+        Forks(model, [pn.NeuronSet.parse(["L6N0"])], torch.zeros(6, 768))
+    wide: Any = "wide"
+    with pytest.raises(PosNeuronsError, match="scope 'wide': no such scope; expected one of local, all"):
+        Forks.__init__.__wrapped__(object.__new__(Forks), model, [], torch.zeros(6, 768), scope=wide)  # type: ignore[attr-defined]
+
+
+def test_a_batch_without_scored_places() -> None:
+    model, nothing = demo.model(), torch.tensor([], dtype=torch.int64)
+    each = Forks(model, [pn.NeuronSet.parse(["L2N0"])], torch.zeros(6, 768))
+    ((numbers, losses),) = each.branches(each.trunk(some_tokens(), nothing, nothing))
+    assert numbers == [0]
+    assert np.shape(losses) == (1, 0)
