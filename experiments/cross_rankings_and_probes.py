@@ -3,10 +3,12 @@
     .venv/bin/python experiments/cross_rankings_and_probes.py [--methods correlation probeless elastic_net] [--at last]
 
 Cost: about a minute on one core with the embedded model and treebank, most of it for the probes.
-Expected: with every ranking and both probes the best neurons beat random ones of the same layers, and those the last;
-the margin shrinks as k grows, since random neurons of a layer soon know the tag too. The Gaussian probe is behind the
-linear one, most with many neurons, whose covariances rare tags cannot support. A control task above the majority's
-share means that the probe remembers words: selectivity, not accuracy, compares probes.
+Expected: with every ranking and both probes the best neurons beat random ones of the same layers, and all rankings by
+about as much; by how much depends on the probe. Measured after the word with 50 neurons: the best .80 to .83 whatever
+the probe, random ones .55 for the linear but .70 for the Gaussian probe, which reads a tag off the spread of neurons
+whose mean says nothing. The last neurons of a ranking are no better than random ones, but for rankings of a shortlist,
+whose last are still among the best of the model. The greedy Gaussian picks best for the Gaussian probe, .83 and .81.
+A control task above the majority's share means that a probe remembers words: compare probes by selectivity.
 
 Accuracy, macro-F1 and control-task accuracy on the test words, each ranking made on the training words; the columns are
 those of `posneurons.probes.cross`.

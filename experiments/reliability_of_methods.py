@@ -1,14 +1,16 @@
 """Which rankings would come out again on other sentences, and which scores does chance reach?
 
-    .venv/bin/python experiments/reliability_of_methods.py [--methods correlation attribution] [--at predict] [--draws 1]
+    .venv/bin/python experiments/reliability_of_methods.py [--methods correlation elastic_net] [--at last] [--draws 2]
 
 Cost: 1 + 2 draws times each ranking; about two minutes on one core for the defaults with the embedded model and
 treebank.
-Expected: split-half correlations of the scores between 0.3 and 0.8 for methods that judge neurons one by one, highest
-for tags with many words; the best 50 of two halves share many times what chance gives (1 %). Under permuted tags a
-correlation never exceeds 0.11, and hundreds of neurons do. A method that judges neurons together is less reliable, as
-neurons that say the same share a weight by accident: few weights of the elastic net exceed what permuted tags give, and
-the places of the greedy Gaussian are mostly noise after the first few.
+Expected: split-half correlations of the scores between .2 and .9 for methods that judge neurons one by one, highest for
+tags with many words; the best 50 of two halves share many times what chance gives (1 %). Under permuted tags the
+correlation of no neuron exceeds .11, and those of hundreds do. A method that judges neurons together is less reliable,
+as neurons that say the same share a weight by accident. Measured before the word, medians over tags: the best 50 of
+two halves share .53 for the correlation, .16 for the elastic net; 296 and 11 neurons exceed the null. The greedy
+Gaussian selects as many neurons as with permuted tags (10), and two halves share .06 of them: there its order is mostly
+noise. After the word, where neurons say more, it selects 23, and the halves share .28.
 
 The columns are those of `posneurons.reliability.Reliability`; the first table has their medians over tags with at least
 100 words, the others the tags.

@@ -1,17 +1,18 @@
 """What of "Spotting Key Neurons in Grammar Perception" (arXiv:2511.06519) holds, and what do its numbers mean?
 
 Command:  python experiments/reproduce_2511_06519.py [--model demo] [--treebank demo] [--tags NOUN VERB ADJ ADV | all]
-          [--k 100] [--at predict last] [--words 500] [--classified 2000] [--seed 0] [--out DIR], or --cost: what
-          Llama-3-8B would take, counted only
+          [--k 100] [--at predict last] [--words 500] [--classified 2000] [--seed 0] [--out DIR]
+          (what Llama-3-8B would take: experiments/cost_of_2511_06519.py)
 Cost:     6 minutes of one core on the embedded model and treebank, half of it integrated gradients, half classifiers.
-Outcome:  expected: sets of different tags overlap more than random ones, and key neurons barely beat random neurons.
-          Measured on the embedded model, per layer: (a) mean Jaccard of two of the four tags .12 before the word and .11
-          at it, where random sets have .07; with 100 neurons of the whole model .11 and .13, random sets .01. So part of
-          a key set is what matters for any tag. (b) The selective variant overlaps less than chance (.02): its score
-          sets tags against each other. (c) 0.5 % (before) and 1.7 % (at the word) of all neurons pass the chi-squared
-          filter on four tags, 1.2 % and 4.1 % of key neurons. (d) Four tags in the last layer, logistic: .65 before the
-          word (random neurons .64, previous word .63), .82 at it (random .80, most frequent tag of the form .73; with a
-          treebank of the size of EWT that is .91). Key neurons are at most .04 better than random ones in any layer.
+Outcome:  expected: sets of different tags overlap more than random ones; nearly all key neurons pass chi-squared; key
+          neurons barely beat random neurons. Measured on the embedded model, per layer: (a) mean Jaccard of two of the
+          four tags .12 before the word and .11 at it, where random sets have .07; with 100 neurons of the whole model
+          .11 and .13, random sets .01. (b) The selective variant overlaps less than random sets (.02): its score sets
+          tags against each other. (c) Few pass chi-squared on four tags with so few words: 0.5 % (before) and 1.7 %
+          (at the word) of all neurons, 1.2 % and 4.1 % of key neurons. (d) Four tags in the last layer, logistic: .65
+          before the word (random neurons .64, previous word .63), .82 at it (random .80, most frequent tag of the form
+          .73, which a treebank of the size of EWT brings to .91). Key neurons are at most .04 above random ones in any
+          layer.
 
 The paper ranks FFN neurons of Llama-3-8B by integrated gradients for the next word, keeps the top 5 % of each sample
 and takes the 100 most frequent for each of four tags (5,228 neurons, 1.1 % of all), filters by chi-squared, trains
@@ -40,7 +41,7 @@ import pandas as pd
 import posneurons as pn
 from posneurons import models
 from posneurons.classifiers import classify
-from posneurons.methods import parse
+from posneurons.key_neurons import log_odds
 from posneurons.neurons import NeuronSet
 from posneurons.probes import majority, most_frequent_tag
 from posneurons.records import Corpus, Ranking
@@ -102,12 +103,7 @@ def hits_and_words(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
 
 def selective(ranking: Ranking) -> Ranking:
     """Log odds ratio of membership on a tag against the other tags here, over its standard error."""
-    hits, words = hits_and_words(ranking)
-    others, other_words = hits.sum(0) - hits, words.sum() - words
-    cells = [each + 0.5 for each in (hits, words - hits, others, other_words - others)]
-    ratio = np.log(cells[0] / cells[1] * cells[3] / cells[2])
-    scores = ratio / np.sqrt(sum(1 / cell for cell in cells))
-    return replace(ranking, scores=np.where((words > 0) & (other_words > 0), scores, np.nan))
+    return replace(ranking, scores=log_odds(ranking.scores, ranking.count))
 
 
 def chi_squared(ranking: Ranking) -> np.ndarray:
@@ -286,63 +282,6 @@ def classify_layers(
         yield line | rivals | {"test words": len(test_tags)}
 
 
-# --- Cost ---
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What decides the cost of a model; defaults are Llama-3-8B's. FLOP are 2 per multiply-add, forward."""
-
-    layers: int = 32
-    d_model: int = 4096
-    d_mlp: int = 14336
-    vocabulary: int = 128_256
-    layer_flop: float = 0.436e9
-    parameters: float = 8.03e9
-
-
-def cost(shape: Shape, words: int, steps: int, *, rate: float = 400e12, batch: int = 2048, tags: int = 17) -> str:
-    """Time and memory of the rule on one GPU, from counted operations, as Markdown.
-
-    A layer's path resumes after that layer, so that a step runs (L - 1) / 2 later layers on average, forward and
-    backward (as much again, since weights are frozen), and one unembedding, for every token at once: the local scope
-    makes one run of a batch serve all its words.
-    """
-    unembedding = 2 * shape.d_model * shape.vocabulary
-    per_step = 2 * ((shape.layers - 1) / 2 * shape.layer_flop + unembedding)
-    ours = words * shape.layers * steps * per_step
-    whole = 2 * (shape.layers * shape.layer_flop + unembedding)
-    plain = words * shape.layers * 20 * 12 * whole  # a run of about 12 tokens for every word, layer and step
-    gigabyte = 1e9
-    memory = {
-        "weights in bfloat16": 2 * shape.parameters,
-        f"clean residuals and activations of {batch:,} tokens": 2
-        * batch
-        * shape.layers
-        * (shape.d_model + shape.d_mlp),
-        "graph of all later layers, at most": 2 * batch * shape.layers * (4 * shape.d_mlp + 8 * shape.d_model),
-        "logits of 1,024 words, thrice, in float32": 3 * 4 * 1024 * shape.vocabulary,
-        "unembedding in float32": 4 * shape.d_model * shape.vocabulary,
-        f"sums for {tags} tags in float64": 8 * (6 * tags + 3) * shape.layers * shape.d_mlp,
-    }
-    setting = f"{words:,} words (one position each), {shape.layers} layers, at an assumed {rate / 1e12:.0f} TFLOP/s"
-    lines = [
-        f"Counted, not measured: {setting}.",
-        "",
-        "| way | FLOP | minutes |",
-        "| --- | ---: | ---: |",
-        f"| one run per word, layer and step (20 steps, 12 tokens each) | {plain:.1e} | {plain / rate / 60:,.0f} |",
-        f"| all words of a batch at once, 20 steps | {ours * 20 / steps:.1e} | {ours * 20 / steps / rate / 60:.1f} |",
-        f"| all words of a batch at once, {steps} steps | {ours:.1e} | {ours / rate / 60:.1f} |",
-        "",
-        "| memory | GB |",
-        "| --- | ---: |",
-        *(f"| {name} | {size / gigabyte:.1f} |" for name, size in memory.items()),
-        f"| together | {sum(memory.values()) / gigabyte:.0f} |",
-    ]
-    return "\n".join(lines)
-
-
 # --- Tables ---
 
 
@@ -410,15 +349,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device")
     parser.add_argument("--dtype")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--cost", action="store_true", help="only say what Llama-3-8B would cost")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    if args.cost:
-        sys.stdout.write(cost(Shape(), args.words, args.steps or parse("key_neuron_rule").options["steps"]) + "\n")
-        return
     model = pn.load_model(
         args.model, device=args.device, dtype=args.dtype or ("float32" if args.model == "demo" else None)
     )
@@ -447,7 +382,8 @@ def main() -> None:
             accuracies += classify_layers(model, corpus, seen, keys, args)
     show("Key neurons", pd.DataFrame(lines), args.out)
     save("Key neurons by layer", pd.concat(layers), args.out)
-    show("Overlap by layer", pd.concat(layers).query("per == 'layer'").drop(columns="per"), None)
+    if "layer" in args.per:
+        show("Overlap by layer", pd.concat(layers).query("per == 'layer'").drop(columns="per"), None)
     if accuracies:
         show("Accuracy on test words by layer", pd.DataFrame(accuracies), args.out)
 

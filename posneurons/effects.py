@@ -109,17 +109,17 @@ class EffectAccumulator:
         standard error is too small, so a score is for ranking, not a test.
 
         Args:
-            floored: add the tag's median standard error over all neurons to each one's own, so that neurons whose
-                effect is tiny but steady do not come first (the constant of Tusher, Tibshirani and Chu 2001,
+            floored: add the tag's mean standard error over all neurons to each one's own, so that neurons whose
+                effect is tiny but steady do not come first (after the constant of Tusher, Tibshirani and Chu 2001,
                 doi.org/10.1073/pnas.091062498). Without it the score is the plain t.
         """
         count = self.count()
         parts = [self._contrast_of_layer(layer) for layer in range(len(self._linear))]
         difference, error = (torch.stack(each, dim=1).cpu().numpy() for each in zip(*parts, strict=True))
         if floored and not np.isnan(error).all():
-            with warnings.catch_warnings():  # a tag without words has no median
+            with warnings.catch_warnings():  # a tag without words has no mean
                 warnings.simplefilter("ignore", RuntimeWarning)
-                error = error + np.nanmedian(error, axis=(1, 2), keepdims=True)
+                error = error + np.nanmean(error, axis=(1, 2), keepdims=True)
         return Scored(difference / error, count)
 
     def _contrast_of_layer(self, layer: int) -> tuple[Float[Tensor, "tag neuron"], Float[Tensor, "tag neuron"]]:

@@ -165,7 +165,8 @@ def logprob_increase(
         model: what `load_model` gives.
         corpus: the words.
         at: where each word is read.
-        contrast: True for t of the mean on the tag minus the mean on the rest, over rows; False for the mean rise.
+        contrast: True for the mean on the tag minus the mean on the rest, over its standard error over rows (as
+            `effects` says); False for the mean rise.
         shortlist: 0 for the first order; n to compute the n best neurons of each tag by it exactly, in a second pass.
             All others are NaN then, and among the notes `first_order_error` is the mean distance of the two scores over
             the mean size of the exact ones.
@@ -181,12 +182,12 @@ def logprob_increase(
     check_fits(model, corpus)
     check_writes(model)
     lens = _Lens(model, corpus, at, tokens, progress)
-    state = lens.first_order()
+    state = lens.effects()
     scored = state.contrast() if contrast else state.mean()
     if not shortlist:
         return scored
     chosen = best(scored.scores, shortlist)
-    state = lens.exact(chosen, everywhere=contrast)
+    state = lens.effects(chosen, everywhere=contrast)
     exact = state.contrast() if contrast else state.mean()
     scores = np.where(chosen, exact.scores, np.nan)
     missed, size = np.nansum(np.abs(scores - scored.scores)), np.nansum(np.abs(scores))
@@ -256,34 +257,31 @@ class _Lens:
     tokens: int
     progress: bool
 
-    def first_order(self) -> EffectAccumulator:
-        """Effects of all neurons to first order."""
+    def effects(
+        self, chosen: Bool[ndarray, "tag layer neuron"] | None = None, *, everywhere: bool = False
+    ) -> EffectAccumulator:
+        """Effects of all neurons to first order, of the chosen ones exactly: on their own tag's words, or `everywhere`.
+
+        The others are there because what a contrast is divided by takes all neurons into account.
+        """
         state = self._state()
         for scene, seen, scale, norm in self._readings("log-probability increase"):
             for layer, values in enumerate(seen.acts):
                 slopes = lens_slopes(self.model, norm, seen.middle[layer], scale, scene.targets)
-                effects = values.float() * (slopes @ output_weights(self.model, layer).float().T)
-                state.update(layer, scene.tags, scene.rows, effects)
-        return state
-
-    def exact(self, chosen: Bool[ndarray, "tag layer neuron"], *, everywhere: bool) -> EffectAccumulator:
-        """Effects of the chosen neurons; of a tag's on its own words only, or `everywhere`. 0 elsewhere."""
-        state = self._state()
-        for scene, seen, scale, norm in self._readings("log-probability increase, exact"):
-            for layer, values in enumerate(seen.acts):
-                effects = torch.zeros(values.shape, device=values.device)
                 weights = output_weights(self.model, layer)
-                for words, units in _groups(chosen[:, layer], scene.tags, everywhere):
-                    found = lens_increase(
-                        self.model,
-                        norm,
-                        seen.middle[layer][words],
-                        scale[words],
-                        scene.targets[words],
-                        values[words][:, units].float(),
-                        weights[units].float(),
-                    )
-                    effects[words[:, None], units] = found
+                effects = values.float() * (slopes @ weights.float().T)
+                if chosen is not None:
+                    for words, units in _groups(chosen[:, layer], scene.tags, everywhere):
+                        found = lens_increase(
+                            self.model,
+                            norm,
+                            seen.middle[layer][words],
+                            scale[words],
+                            scene.targets[words],
+                            values[words][:, units].float(),
+                            weights[units].float(),
+                        )
+                        effects[words[:, None], units] = found
                 state.update(layer, scene.tags, scene.rows, effects)
         return state
 

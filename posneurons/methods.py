@@ -123,7 +123,7 @@ def parse(text: str, **options: Any) -> Spec:
 
 def _value(name: str, key: str, value: Any, default: Any) -> Any:
     """An option's value in the type of its default."""
-    where = f"method {name}: {key}={_word(value)}"
+    where = f"method {name}: {key}={' '.join(_word(value).split())}"
     if key in WORDS:
         if value not in WORDS[key]:
             raise PosNeuronsError(f"{where}: expected one of {', '.join(WORDS[key])}")
@@ -138,7 +138,8 @@ def _value(name: str, key: str, value: Any, default: Any) -> Any:
     except (TypeError, ValueError):
         number = None
     least = 1 if key == "steps" else 0
-    if number is None or isinstance(value, bool) or not number >= least or (key == "share" and not 0 < number < 1):
+    whole = number is None or not isinstance(value, float) or number == value
+    if number is None or not whole or isinstance(value, bool) or not number >= least or (key == "share" and not 0 < number < 1):
         wanted = "a number between 0 and 1" if key == "share" else f"a whole number of at least {least}"
         raise PosNeuronsError(f"{where}: expected {wanted}")
     return number

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool
+from numpy import ndarray
 from torch import Tensor
 
 from posneurons import models
@@ -109,14 +110,15 @@ def tag_histograms(
 ) -> dict[At, TagHistograms]:
     """Histograms of every neuron per tag, at one or more positions, in one pass over all of `corpus`.
 
-    A pass over a few rows comes first: it gives each neuron its own edges, between bins of about equal mass.
+    The first few rows, drawn at random, give each neuron its own edges, between bins of about equal mass. Their values
+    are held until then, in the model's dtype: pilot x neurons of each position.
 
     Args:
         model: what `load_model` gives.
         corpus: aligned words.
         at: the positions to read.
         bins: how many of each neuron, 2 to 256. The counts of a position take 4 bytes x tags x neurons x bins.
-        pilot: words that the edges are taken from, whole rows drawn at random.
+        pilot: words that the edges are taken from, in whole rows.
         seed: of that draw.
         tokens: size of a batch.
         progress: show a bar.
@@ -125,20 +127,20 @@ def tag_histograms(
         PosNeuronsError: where `bins` or `pilot` is out of range, or a position has no word to read.
         AlignmentError: where the corpus does not fit the model.
     """
-    part = _pilot_rows(corpus, at, pilot, seed)
-    edges = _edges(model, part, at, bins, tokens=tokens, progress=progress)
-    state = {each: HistogramAccumulator(len(corpus.tags), edges[each]) for each in at}
-    tags = torch.from_numpy(corpus.word_tag).to(models.describe(model).device)
+    first = _pilot_rows(corpus, at, pilot, seed)
+    state = _begin(model, corpus.select(first), at, bins, tokens=tokens, progress=progress)
+    rest = corpus.select(~first)
+    tags = torch.from_numpy(rest.word_tag).to(models.describe(model).device)
 
     def consume(layer: int, where: At, words: Tensor, values: Tensor) -> None:
         state[where].update(layer, tags[words], values)
 
-    stream(model, corpus, consume, at=at, tokens=tokens, progress=progress)
+    stream(model, rest, consume, at=at, tokens=tokens, progress=progress)
     return {each: accumulator.finalise(corpus.tags, each) for each, accumulator in state.items()}
 
 
-def _pilot_rows(corpus: Corpus, at: Sequence[At], pilot: int, seed: int) -> Corpus:
-    """Rows drawn at random until so many words can be read at each position, or all rows."""
+def _pilot_rows(corpus: Corpus, at: Sequence[At], pilot: int, seed: int) -> Bool[ndarray, " row"]:
+    """Which rows are drawn at random, until so many words can be read at each position, or all."""
     if pilot < 1:
         raise PosNeuronsError(f"histograms: pilot={pilot}; expected at least 1 word to take the edges from")
     order = np.random.default_rng(seed).permutation(corpus.n_rows)
@@ -146,24 +148,29 @@ def _pilot_rows(corpus: Corpus, at: Sequence[At], pilot: int, seed: int) -> Corp
     for each in at:
         words = np.bincount(corpus.word_row[corpus.readable(each)], minlength=corpus.n_rows)[order]
         enough = max(enough, int(np.searchsorted(words.cumsum(), pilot)) + 1)
-    return corpus.select(np.isin(np.arange(corpus.n_rows), order[:enough]))
+    return np.isin(np.arange(corpus.n_rows), order[:enough])
 
 
-def _edges(
+def _begin(
     model: Any, corpus: Corpus, at: Sequence[At], bins: int, *, tokens: int, progress: bool
-) -> dict[At, Float[Tensor, "layer neuron edge"]]:
-    """Edges of every neuron's bins from all words of a small corpus."""
+) -> dict[At, HistogramAccumulator]:
+    """Histograms of a small corpus, with edges from all its words."""
     info = models.describe(model)
     # Apple's GPUs lack some of what the edges need, so there they and the counts live on the CPU.
     home = "cpu" if torch.device(info.device).type == "mps" else info.device
-    kept: dict[At, list[list[Tensor]]] = {each: [[] for _ in range(info.n_layers)] for each in at}
+    tags = torch.from_numpy(corpus.word_tag).to(home)
+    none = tags[:0], torch.empty(0, info.d_mlp, device=home)
+    kept: dict[At, list[list[tuple[Tensor, Tensor]]]] = {each: [[] for _ in range(info.n_layers)] for each in at}
 
-    def keep(layer: int, where: At, words: Tensor, values: Tensor) -> None:  # noqa: ARG001
-        kept[where][layer].append(values.to(home))
+    def keep(layer: int, where: At, words: Tensor, values: Tensor) -> None:
+        kept[where][layer].append((tags[words.to(home)], values.to(home)))
 
     stream(model, corpus, keep, at=at, tokens=tokens, progress=progress)
-    none = torch.empty(0, info.d_mlp, device=home)
-    return {
-        each: torch.stack([equal_mass_edges(torch.cat(layer or [none]), bins) for layer in layers])
-        for each, layers in kept.items()
-    }
+    state = {}
+    for each, layers in kept.items():
+        edges = [equal_mass_edges(torch.cat([values for _, values in layer or [none]]), bins) for layer in layers]
+        state[each] = HistogramAccumulator(len(corpus.tags), torch.stack(edges))
+        for number, layer in enumerate(layers):
+            for part in layer:
+                state[each].update(number, *part)
+    return state

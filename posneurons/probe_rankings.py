@@ -28,8 +28,12 @@ from posneurons.words import At
 WORDS = 20_000
 """Words beyond which a probe is fitted on a part of the rows, drawn at random until they hold as many."""
 
-LASSO, RIDGE = 1e-3, 1e-3
-"""Weights of |W|_1 and |W|^2 / 2 in the elastic net, beside the mean cross-entropy in nats."""
+LASSO, RIDGE = 3e-3, 0.1
+"""Weights of |W|_1 and |W|^2 / 2 in the elastic net, beside the mean cross-entropy in nats.
+
+Chosen on the embedded treebank: with 1e-3 for both, held-out accuracy before the word is .42 instead of .47, and the
+best 20 of two halves share .05 instead of .16. The ridge lets neurons that say the same share their weight.
+"""
 
 PLACES = 50
 """Most neurons that the Gaussian selects for a tag."""
@@ -41,8 +45,8 @@ def elastic_net(
     """Weight of each neuron in one logistic regression of all tags, in nats of log-odds per standard deviation.
 
     Positive where the neuron speaks for the tag, given all others of the shortlist; exactly 0 where the penalty leaves
-    it out. Activations are standardised first: without that, weights rank the inverse of a neuron's scale. NaN outside
-    the shortlist, for neurons that do not vary, and for tags without a word.
+    it out, and such neurons are tied. Activations are standardised first: without that, weights rank the inverse of a
+    neuron's scale. NaN outside the shortlist, for neurons that do not vary, and for tags without a word.
 
     Args:
         model: what `load_model` gives.

@@ -212,7 +212,7 @@ class Study:
                 f"{self.config.treebank}: no tag has {self.config.min_words} training words and a score by "
                 f"{ranking.method}; give a larger treebank, a smaller --min-words or another --method"
             )
-        wanted = max(map(len, enough.values()))
+        wanted = self.config.top * (ranking.scores.shape[1] if self.config.per == "layer" else 1)
         short = [f"{tag} ({len(keys)})" for tag, keys in enough.items() if len(keys) < wanted]
         if short:
             self._warn(f"{self._name(ranking)} scores fewer than {wanted} neurons for {', '.join(short)}")

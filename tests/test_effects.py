@@ -82,7 +82,7 @@ def test_contrast_by_hand() -> None:
     effects = torch.tensor([[1.0], [0.0], [3.0], [1.0]])
     state.update(0, torch.tensor([0, 1, 0, 1]), torch.tensor([7, 7, 9, 9]), effects)
     np.testing.assert_allclose(state.contrast(floored=False).scores.ravel(), [3, -3])
-    np.testing.assert_allclose(state.contrast().scores.ravel(), [1.5, -1.5])  # 0.5 + the median 0.5
+    np.testing.assert_allclose(state.contrast().scores.ravel(), [1.5, -1.5])  # 0.5 + the mean 0.5
 
 
 def test_the_floor_puts_size_before_steadiness() -> None:

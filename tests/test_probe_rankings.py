@@ -31,13 +31,18 @@ def build_words(n: int, width: int, n_tags: int, seed: int) -> tuple[np.ndarray,
 
 def test_net_weights_equal_sklearn() -> None:
     values, tags = build_words(300, 8, 3, 0)
-    penalty = 0.02
-    # scikit-learn's objective is C * sum of losses + l1_ratio |W|_1 + (1 - l1_ratio) / 2 |W|^2.
+    lasso, ridge = 0.02, 0.05
+    # scikit-learn's objective is C * sum of losses + l1_ratio |W|_1 + (1 - l1_ratio) / 2 |W|^2, here times 1 / (300 C).
     slow = LogisticRegression(
-        solver="saga", C=1 / (2 * penalty * 300), l1_ratio=0.5, penalty="elasticnet", max_iter=20_000, tol=1e-8
+        solver="saga",
+        C=1 / ((lasso + ridge) * 300),
+        l1_ratio=lasso / (lasso + ridge),
+        penalty="elasticnet",
+        max_iter=20_000,
+        tol=1e-8,
     ).fit(values, tags)
     weights, steps = net_weights(
-        torch.from_numpy(values), torch.from_numpy(tags), 3, penalty=penalty, iterations=5000, tolerance=1e-9
+        torch.from_numpy(values), torch.from_numpy(tags), 3, lasso=lasso, ridge=ridge, iterations=5000, tolerance=1e-9
     )
     assert steps < 5000
     np.testing.assert_allclose(weights.T.numpy(), slow.coef_, atol=1e-4)
@@ -47,10 +52,10 @@ def test_net_weights_equal_sklearn() -> None:
 
 def test_net_weights_are_least_and_zero_where_the_penalty_is_too_dear() -> None:
     values, tags = (torch.from_numpy(each) for each in build_words(200, 6, 3, 1))
-    weights, steps = net_weights(values, tags, 3, penalty=2.0)  # no gradient at 0 exceeds 1 nat per deviation
+    weights, steps = net_weights(values, tags, 3, lasso=2.0)  # no gradient at 0 exceeds 1 nat per deviation
     assert not weights.any()
     assert steps <= 2
-    small, _ = net_weights(values, tags, 3, penalty=0.01)
+    small, _ = net_weights(values, tags, 3, lasso=0.01)
     assert small[0].argmax() == 0
     assert small[1].argmax() == 1
 

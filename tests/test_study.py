@@ -20,7 +20,7 @@ from posneurons.config import Config
 from posneurons.errors import NeuronError, RunError, TreebankError
 from posneurons.manifest import Manifest
 
-QUICK = Config(top=20, controls=3, ablations=("mean",), draws=500, probe_at=("last",), min_words=60)
+QUICK = Config(methods=("correlation",), top=20, controls=3, ablations=("mean",), draws=500, probe_at=("last",), min_words=60)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,32 @@ def test_lesions_hit_their_own_tag_hardest(finished: Path) -> None:
     real = own[own["draw"] == 0].set_index("tag")["delta"]
     random = own[own["draw"] > 0].groupby("tag")["delta"].max()
     assert (real > random[real.index]).mean() > 0.5
+
+
+def test_rankings_of_every_family_stand_side_by_side(tmp_path: Path) -> None:
+    methods = ("correlation", "lape", "auroc", "attribution", "attribution:contrast=no,baseline=mean")
+    methods += ("logprob_increase:shortlist=3", "logit_attribution")
+    config = replace(QUICK, methods=methods, probe_at=("predict",), min_words=20)
+    out = study.run(config, tmp_path / "run", stages=("rank",), progress=False)
+    names = json.loads((out / "neurons.json").read_text())
+    assert tuple(names) == methods
+    frame = pd.read_parquet(out / "ranking.parquet")
+    for method in methods:
+        nouns = frame[(frame["method"] == method) & (frame["tag"] == "NOUN") & (frame["rank"] <= 20)]
+        found = [f"L{la}N{u}" for la, u in zip(nouns["layer"], nouns["neuron"], strict=True)]
+        assert found == names[method]["NOUN"]
+    assert len({tuple(names[method]["NOUN"]) for method in methods}) == len(methods)
+    assert any("logprob_increase:shortlist=3 scores fewer than 20 neurons for ADJ (3)" in warning for warning in Manifest.load(out).warnings)
+
+
+def test_verify_holds_rankings_against_exact_ablation(tmp_path: Path) -> None:
+    config = replace(QUICK, methods=("attribution:contrast=no", "correlation"), listed=20, random=10, words=60)
+    out = study.run(config, tmp_path / "run", stages=("verify",), progress=False)
+    content = json.loads((out / "verify.json").read_text())
+    assert {row["estimate"] for row in content["agreement"]} == {"attribution:contrast=no", "correlation"}
+    assert content["random"] == 10
+    best = [row["spearman"] for row in content["agreement"] if row["tag"] == "NOUN" and row["exact"] == "effect"]
+    assert best[0] > best[1] + 0.3
 
 
 @pytest.mark.slow
