@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from posneurons.alignment import align as align
     from posneurons.alignment import dropped_table as dropped_table
     from posneurons.errors import PosNeuronsError as PosNeuronsError
+    from posneurons.grafts import graft as graft
     from posneurons.lesions import exact_effects as exact_effects
     from posneurons.lesions import lesion as lesion
     from posneurons.models import describe as describe
     from posneurons.models import load_model as load_model
     from posneurons.neurons import NeuronSet as NeuronSet
     from posneurons.passes import tag_moments as tag_moments
+    from posneurons.planted import markov_model as markov_model
+    from posneurons.probes import cross as cross
     from posneurons.probes import fit_probe as fit_probe
     from posneurons.records import Corpus as Corpus
     from posneurons.records import Ranking as Ranking
@@ -34,8 +37,10 @@ if TYPE_CHECKING:
     from posneurons.records import TagMoments as TagMoments
     from posneurons.records import Treebank as Treebank
     from posneurons.records import Word as Word
+    from posneurons.reliability import reliability as reliability
     from posneurons.results import LesionResult as LesionResult
     from posneurons.results import ProbeResult as ProbeResult
+    from posneurons.scoring import score_method as score_method
     from posneurons.treebank import load_treebank as load_treebank
     from posneurons.treebank import with_splits as with_splits
     from posneurons.verification import verify as verify
@@ -47,13 +52,17 @@ _HOME = {
     "activations": ("cache_activations", "stream"),
     "alignment": ("align", "dropped_table"),
     "errors": ("PosNeuronsError",),
+    "grafts": ("graft",),
     "lesions": ("exact_effects", "lesion"),
     "models": ("describe", "load_model"),
     "neurons": ("NeuronSet",),
     "passes": ("tag_moments",),
-    "probes": ("fit_probe",),
+    "planted": ("markov_model",),
+    "probes": ("cross", "fit_probe"),
     "records": ("Corpus", "Ranking", "Sentence", "TagMoments", "Treebank", "Word"),
+    "reliability": ("reliability",),
     "results": ("LesionResult", "ProbeResult"),
+    "scoring": ("score_method",),
     "treebank": ("load_treebank", "with_splits"),
     "verification": ("verify",),
     "workflow": ("rank",),

@@ -148,7 +148,8 @@ def can_be_local(model: Any) -> bool:
     apart = [models.residual(model, tokens, _louder(slice(t, t + 1)))[:, t] for t in range(tokens.shape[1])]
     alone = torch.stack(apart, dim=1)
     effect = (alone - intact).float().norm()
-    return bool(torch.isfinite(effect) and (together - alone).float().norm() <= 0.02 * effect)
+    tolerance = 1e-3 if alone.dtype in (torch.float32, torch.float64) else 0.02
+    return bool(torch.isfinite(effect) and (together - alone).float().norm() <= tolerance * effect)
 
 
 def _louder(positions: slice) -> list[Hook]:
