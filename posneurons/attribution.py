@@ -264,7 +264,7 @@ def _product_rules(layer: int, gated: bool) -> list[Hook]:
         other = live["linear"] if gated else torch.ones_like(gate)
         factor = torch.where(gate * other != 0, total / (gate * other).detach(), 0)
         through = gate * other * factor * (0.5 if gated else 1)
-        return total + through - through.detach()
+        return total + (through - through.detach())  # the bracket is exactly 0
 
     hooks: list[Hook] = [(models.pre_name(layer), keep("gate")), (models.post_name(layer), product)]
     return [(f"blocks.{layer}.mlp.hook_pre_linear", keep("linear")), *hooks] if gated else hooks

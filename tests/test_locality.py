@@ -16,7 +16,12 @@ import posneurons as pn
 from posneurons import models
 from posneurons.locality import can_be_local, local_hooks, record_keys_values
 
-WRITERS: dict[str, Callable[..., Path]] = {"gpt2": write_gpt2, "neox": write_neox, "llama": write_llama, "capped": write_llama}
+WRITERS: dict[str, Callable[..., Path]] = {
+    "gpt2": write_gpt2,
+    "neox": write_neox,
+    "llama": write_llama,
+    "capped": write_llama,
+}
 
 
 @pytest.fixture(scope="module", params=["demo", "gpt2", "neox", "llama", "capped"])
@@ -117,7 +122,9 @@ def test_conditions_stacked_on_the_batch_share_one_clean_run(model: Any) -> None
     assert (found[:2] - found[2:]).abs().max() > 1e-2
 
 
-def run_with_acts(model: Any, tokens: torch.Tensor, hooks: list[models.Hook]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def run_with_acts(
+    model: Any, tokens: torch.Tensor, hooks: list[models.Hook]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Losses with a graph that begins at the first layer's activations, and every layer's activations."""
     acts: list[torch.Tensor] = []
 

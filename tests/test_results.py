@@ -303,6 +303,7 @@ def test_probe_as_json_values() -> None:
     assert found == {
         "method": "correlation",
         "at": "last",
+        "probe": "linear",
         "n_neurons": 2,
         "classes": ["A", "B"],
         "train_words": 70,

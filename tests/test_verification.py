@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as nps
 
 import posneurons as pn
 from posneurons import verification
+from posneurons.agreement import missed_bound, pearson, recall, spearman
 from posneurons.errors import PosNeuronsError
 from posneurons.lesions import exact_effects, scored_words
 from posneurons.records import Corpus, Ranking
-from posneurons.agreement import missed_bound, pearson, recall, spearman
 from posneurons.verification import verify
 
 TAGS = ("NOUN", "VERB")
