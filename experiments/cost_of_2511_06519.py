@@ -2,9 +2,9 @@
 
 Command:  python experiments/cost_of_2511_06519.py [--words 10000] [--steps 6] [--rate 4e14]
 Cost:     none; operations and bytes are counted, nothing is measured.
-Outcome:  about a minute, where a run for every word, layer and step would take an hour and a half even at the same rate,
-          which such small runs do not reach; about 34 GB. Layers whose nodes must be doubled to add up (the first of
-          the embedded model takes 48) cost in proportion and are not counted.
+Outcome:  about a minute, where a run for every word, layer and step would take an hour and a half even at the same
+          rate, which such small runs do not reach; about 34 GB. Layers whose nodes must be doubled to add up (the
+          first of the embedded model takes 48) cost in proportion and are not counted.
 """
 
 from __future__ import annotations

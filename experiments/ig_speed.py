@@ -2,7 +2,8 @@
 
 Command:  python experiments/ig_speed.py [--treebank EWT_DIR] [--model demo] [--rows 200] [--words 40]
 Cost:     five minutes on one core.
-Outcome:  equal within 1e-4 of a layer's largest attribution in float32, and at least 20 times faster per word.
+Outcome:  hoped for were equal attributions in float32 (within 1e-4 of a layer's largest) and 20 times the speed. At a
+          small size (12 words in the loops, one repeat) they are equal, and the speed is 5 to 9 times the loop's.
 
 The usual loop is that of Knowledge Neurons (Dai et al. 2022, arXiv:2104.08696): for each word and layer the nodes of
 the integral are a batch of copies of the sentence, cut after the word because nothing later matters, the activations at
@@ -32,8 +33,9 @@ import torch
 import posneurons as pn
 from posneurons import integrated, models
 from posneurons.attribution import Scene, scenes
-from posneurons.integrated import Completeness, attributions, nodes
+from posneurons.integrated import attributions
 from posneurons.locality import can_be_local
+from posneurons.quadrature import Completeness, nodes
 from posneurons.records import Corpus
 
 TARGET: Any = "log_probability"

@@ -6,9 +6,9 @@ Outcome:  about one forward pass for what is read off activations, about three f
           scope, and tens for integrated gradients, whose nodes and layers each take a part of a pass.
 
 A bare forward pass is the residual stream after the last block of the same batches, nothing kept and no logits. Every
-method of `posneurons.methods.METHODS` runs by `pn.rank` with its default options, at `predict`, in a process of its own
-beside a bare pass, so that one that takes too long can be stopped. Times are the least of the repeats, after a warm-up on
-a few rows; a method is not repeated once it has used half of its time.
+method of `posneurons.methods.METHODS` runs by `pn.rank` with default options, at `predict`, beside bare passes, in a
+second process, so that a method that takes too long can be stopped. Times are the least of the repeats, after a warm-up
+on a few rows; a method is not repeated once it has used half of its time.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure(asked: argparse.Namespace, methods: list[str], results: Any) -> None
         try:
             pn.rank(model, few, method, split=asked.split, tokens=asked.tokens)
             results.put((method, pass_seconds, best_of(model, corpus, method, asked)))
-        except Exception as error:  # a table of all methods is wanted, also where one fails
+        except (pn.PosNeuronsError, ImportError, AttributeError, RuntimeError) as error:  # its line is in the table
             results.put((method, pass_seconds, f"{type(error).__name__}: {error}".partition("\n")[0]))
 
 
@@ -139,7 +139,8 @@ def main() -> None:
     info = models.describe(model)
     sys.stdout.write(
         f"{info.name}, {info.dtype}, {info.device}, {torch.get_num_threads()} thread(s); {corpus.name}: "
-        f"{corpus.n_rows} rows, {len(corpus.readable('predict'))} words, {len(corpus.tokens) + corpus.n_rows} tokens\n\n"
+        f"{corpus.n_rows} rows, {len(corpus.readable('predict'))} words, "
+        f"{len(corpus.tokens) + corpus.n_rows} tokens\n\n"
         "| method | seconds | bare forward passes |\n|---|---|---|\n"
     )
     del model

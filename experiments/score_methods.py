@@ -2,9 +2,10 @@
 
     .venv/bin/python experiments/score_methods.py [--share 0.25] [--gain 0.02] [--methods correlation attribution ...]
 
-Every method of `posneurons.methods.METHODS`, with its default options and some with others, on the model constructed by hand and on the
-embedded model with grafts for five tags, over a share of the rows of the embedded treebank. A method that cannot be
-used gets its reason in place of figures. P@k has k = the number of the tag's neurons; decoys should be at 0.5 or below.
+Every method of `posneurons.methods.METHODS`, with its default options and some with others, on the model constructed
+by hand and on the embedded model with grafts for five tags, over a share of the rows of the embedded treebank. A method
+that cannot be used gets its reason in place of figures. P@k has k = the number of the tag's neurons; decoys should be
+at 0.5 or below.
 Cost: 8 minutes on one busy core, nearly all of it for the two methods of integrated gradients on the embedded model.
 Expected: what reads activations alone finds the planted neurons and their read-only copies alike (copies near 1, P@k at
 most 0.5); what follows effects on the loss or weights leaves the copies at 0.5 or below.

@@ -25,8 +25,8 @@ from posneurons.records import Scored
 class EffectAccumulator:
     """Streaming sums of effects per (layer, tag, neuron), and of their products within clusters.
 
-    Every layer must be given the same words, and all words of a cluster in one update. Sums of a batch are made in
-    float32 and added in float64; effects are differences around zero, so that nothing cancels.
+    Every layer must be given the same words, and all words of a cluster in one update. Sums over the words of a cluster
+    are made in float32, their products in float64.
     """
 
     def __init__(self, n_tags: int, n_layers: int, n_neurons: int, device: torch.device | str = "cpu") -> None:
@@ -69,22 +69,22 @@ class EffectAccumulator:
         sums: Float[Tensor, "cell neuron"],
     ) -> None:
         """Add effects that are summed already over the words of each (cluster, tag)."""
-        _, cluster = torch.unique(clusters, return_inverse=True)
+        tags, sums, words = tags.to(self._device), self._exact(sums), self._exact(words)
+        _, cluster = torch.unique(clusters.to(self._device), return_inverse=True)
         n_clusters = int(cluster.max()) + 1
-        whole = torch.zeros(n_clusters, sums.shape[1], device=sums.device).index_add_(0, cluster, sums.float())
-        everyone = torch.zeros(n_clusters, device=sums.device).index_add_(0, cluster, words)
-        onehot = torch.nn.functional.one_hot(tags, self._n_tags).T.float()
+        whole = sums.new_zeros(n_clusters, sums.shape[1]).index_add_(0, cluster, sums)
+        everyone = sums.new_zeros(n_clusters).index_add_(0, cluster, words)
+        onehot = torch.nn.functional.one_hot(tags, self._n_tags).T.double()
         counts = onehot * words  # n_k of each cell; a (cluster, tag) has one cell, so its cluster's n_k too
-        by_cluster = torch.zeros(self._n_tags, n_clusters, device=sums.device).index_add_(1, cluster, counts)
-        left = torch.stack([onehot, counts, onehot * everyone[cluster]])
-        self._linear[layer, :3] += self._exact(left @ sums.float())
-        self._linear[layer, 3] += self._exact(by_cluster @ whole)
-        self._square[layer, 0] += self._exact(onehot @ sums.float().square())
-        self._square[layer, 1] += self._exact(onehot @ (sums.float() * whole[cluster]))
-        self._whole[layer] += self._exact(torch.stack([whole.sum(0), whole.square().sum(0), everyone @ whole]))
-        self._counts[layer] += self._exact(counts.sum(1))
-        self._pairs[layer] += self._exact(torch.stack([by_cluster.square().sum(1), by_cluster @ everyone]))
-        self._all[layer] += torch.tensor([float(everyone.square().sum()), n_clusters], device=self._device)
+        by_cluster = sums.new_zeros(self._n_tags, n_clusters).index_add_(1, cluster, counts)
+        self._linear[layer, :3] += torch.stack([onehot, counts, onehot * everyone[cluster]]) @ sums
+        self._linear[layer, 3] += by_cluster @ whole
+        self._square[layer, 0] += onehot @ sums.square()
+        self._square[layer, 1] += onehot @ (sums * whole[cluster])
+        self._whole[layer] += torch.stack([whole.sum(0), whole.square().sum(0), everyone @ whole])
+        self._counts[layer] += counts.sum(1)
+        self._pairs[layer] += torch.stack([by_cluster.square().sum(1), by_cluster @ everyone])
+        self._all[layer] += torch.stack([everyone.square().sum(), everyone.new_tensor(n_clusters)])
 
     def _exact(self, values: Tensor) -> Tensor:
         return values.to(self._device).double()

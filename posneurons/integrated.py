@@ -6,22 +6,19 @@ Neurons (Dai et al. 2022, arXiv:2104.08696) the neurons of one layer are scaled 
 while everything before them is as it is; or, along the joint path, those of all layers.
 
 The usual way needs a run for every position, layer and node of the integral. Here the local scope (see `locality`)
-makes one run of a whole batch serve all its positions, each run resumes from the layer that is scaled, and logits are
-made for scored positions only. Attributions must add up to F less F with the path's neurons at 0; by how much they
-miss that is measured, and more than 5 % is an error.
-
-A layer that writes far more than the stream holds without it turns the stream's direction within a small part of the
-path, where evenly spaced nodes see nothing. So Gauss-Legendre nodes are placed evenly in the angle rather than in the
-scale, and are doubled for the layers that miss by more than 5 %.
+makes one run of a whole batch serve all its positions, only the positions of words are run, each run begins after the
+layer that is scaled, and the derivative by a layer's neurons is that by what the layer writes, times its weights.
+Attributions must add up to F less F with the path's neurons at 0; by how much they miss that, beyond what two runs of
+the same differ by (rounding), is measured, and more than 5 % is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -30,85 +27,43 @@ from posneurons import models
 from posneurons.activations import BATCH_TOKENS, check_fits
 from posneurons.attribution import Scene, scenes
 from posneurons.effects import EffectAccumulator
-from posneurons.errors import PosNeuronsError
-from posneurons.locality import can_be_local, local_hooks, record_keys_values
+from posneurons.forks import can_fork
+from posneurons.locality import can_be_local, compact_hooks, record_keys_values
 from posneurons.models import Hook
 from posneurons.objectives import score, score_and_gradient
+from posneurons.quadrature import REFINED, TOLERANCE, Completeness, nodes
 from posneurons.records import Corpus, Scored
 from posneurons.words import At, Path, Rule, Target
 
 CHUNK = 1024
 """Rows whose logits are in memory at once."""
 
-TOLERANCE = 0.05
-"""Share of F(a) - F(0) by which attributions may miss it, over the words of a layer."""
-
-
-REFINED = 16
-"""How many times the nodes asked for a layer may get, at most, under the rule of Gauss and Legendre."""
-
-
-def nodes(steps: int, rule: Rule, balance: float = float("inf")) -> list[tuple[float, float]]:
-    """Places on the way from 0 to 1 and their weights, which add up to 1.
-
-    Args:
-        steps: how many.
-        rule: where they lie.
-        balance: size of what a layer adds to over the size of what it adds. Nodes of Gauss and Legendre lie at
-            s = balance u / (1 + balance - u) for u in 0..1, so evenly in the share of the sum that the layer holds.
-
-    >>> nodes(2, "midpoint")
-    [(0.25, 0.5), (0.75, 0.5)]
-    """
-    if rule != "gauss_legendre":
-        shift = {"left": 0.0, "midpoint": 0.5, "right": 1.0}[rule]
-        return [((step + shift) / steps, 1 / steps) for step in range(steps)]
-    places, weights = np.polynomial.legendre.leggauss(steps)
-    places, weights = (places + 1) / 2, weights / 2
-    left = 1 + (1 - places) / balance
-    weights = weights * (1 + 1 / balance) / left**2
-    return list(zip((places / left).tolist(), (weights / weights.sum()).tolist(), strict=True))
-
-
-@dataclass
-class Completeness:
-    """How far attributions miss what they must add up to, per layer (one entry for the joint path), and its nodes."""
-
-    missed: dict[int, float] = field(default_factory=dict)
-    wanted: dict[int, float] = field(default_factory=dict)
-    steps: dict[int, int] = field(default_factory=dict)
-
-    def add(self, layer: int, missed: float, wanted: float) -> None:
-        """Note the absolute miss and the absolute difference of F, summed over some words."""
-        self.missed[layer] = self.missed.get(layer, 0.0) + missed
-        self.wanted[layer] = self.wanted.get(layer, 0.0) + wanted
-
-    def error(self) -> float:
-        """Mean absolute miss over mean absolute difference, of the worst layer; NaN where nothing was seen."""
-        ratios = [self.missed[layer] / self.wanted[layer] for layer in self.wanted if self.wanted[layer] > 0]
-        return max(ratios, default=float("nan"))
-
-    def check(self) -> None:
-        """Raise PosNeuronsError where the worst layer misses by more than 5 %."""
-        if self.error() > TOLERANCE:
-            raise PosNeuronsError(
-                f"integrated gradients: attributions miss the difference they must add up to by {self.error():.1%}; "
-                f"expected at most {TOLERANCE:.0%}: take more steps, rule=gauss_legendre, or a model in float32"
-            )
-
 
 @dataclass(frozen=True)
 class _Clean:
-    """A batch as it is: residual before each layer, activations, score of every word, keys and values.
+    """A batch as it is, from which parts of it are run again.
 
-    `balance`: per layer the size of the stream without what the MLP writes over the size of that, median of the words.
+    `before`: residual before each layer. `rest`, `written`: at the words, in float32, what the stream holds after each
+    layer without its neurons, and what they write. `writes`: whether there is no more to a layer than that, so that a
+    run can begin after it.
     """
 
-    balance: Sequence[float]
     before: Sequence[Float[Tensor, "batch pos d_model"]]
     acts: Sequence[Float[Tensor, "batch pos neuron"]]
+    rest: Sequence[Float[Tensor, "word d_model"]]
+    written: Sequence[Float[Tensor, "word d_model"]]
     scores: Float[Tensor, " word"]
     keys_values: Mapping[int, tuple[Tensor, Tensor]] | None
+    writes: bool
+
+    def balance(self, layer: int) -> float:
+        """Size of what a layer's neurons add to over the size of what they add, medians of the words."""
+        rest, added = (each[layer].norm(dim=1).median() for each in (self.rest, self.written))
+        return max(float(rest / added.clamp(min=1e-30)), 1e-4)
+
+
+Run = Callable[[float], tuple[Float[Tensor, "word d_model"], list[Tensor]]]
+"""From a place on the path to the residual at the words after the last block, and the leaves to differentiate by."""
 
 
 def attributions(
@@ -130,14 +85,14 @@ def attributions(
     layers = list(range(len(clean.acts)))
     for group in [layers] if path == "joint" else [[layer] for layer in layers]:
         here = group[0]
-        difference = clean.scores - _without(model, scene, clean, group, target, local)
+        full, without = (_at_place(model, scene, clean, group, target, place) for place in (1.0, 0.0))
+        difference, rounding = full - without, float((full - clean.scores).abs().sum())
         wanted = float(difference.abs().sum())
         while True:
             count = seen.steps.setdefault(here, steps)
-            path_nodes = nodes(count, rule, clean.balance[here])
-            found = _along(model, scene, clean, group, path_nodes, target, local)
+            found = _along(model, scene, clean, group, nodes(count, rule, clean.balance(here)), target)
             total = torch.stack([each.sum(1) for each in found.values()]).sum(0)
-            missed = float((total - difference).abs().sum())
+            missed = max(0.0, float((total - difference).abs().sum()) - rounding)
             if rule != "gauss_legendre" or missed <= TOLERANCE * wanted or count >= REFINED * steps:
                 break
             seen.steps[here] = 2 * count
@@ -146,26 +101,29 @@ def attributions(
 
 
 def _along(
-    model: Any,
-    scene: Scene,
-    clean: _Clean,
-    group: list[int],
-    path_nodes: list[tuple[float, float]],
-    target: Target,
-    local: bool,
+    model: Any, scene: Scene, clean: _Clean, group: list[int], path_nodes: list[tuple[float, float]], target: Target
 ) -> dict[int, Float[Tensor, "word neuron"]]:
     """Attributions of a group of layers, with the given nodes."""
     found = {layer: torch.zeros_like(_at_words(clean.acts[layer], scene), dtype=torch.float32) for layer in group}
-    for words, position in _parts(scene, local):
-        where, wanted = scene.where[words], scene.targets[words]
+    for words, run in _runs(model, scene, clean, group):
+        sums: list[Tensor] | None = None
         for place, weight in path_nodes:
             with torch.enable_grad():
-                states, points = _scaled(model, scene, clean, group, place, where, position)
-            _, gradient = score_and_gradient(model, states, wanted, target)
-            slopes = torch.autograd.grad(states, points, gradient)
-            for layer, slope in zip(group, slopes, strict=True):
-                found[layer][words] += weight * slope.flatten(0, 1)[where].float()
+                states, leaves = run(place)
+            _, gradient = score_and_gradient(model, states, scene.targets[words], target)
+            slopes = [weight * each.float() for each in torch.autograd.grad(states, leaves, gradient)]
+            sums = slopes if sums is None else [a + b for a, b in zip(sums, slopes, strict=True)]
+        for layer, slope in zip(group, sums or [], strict=True):
+            found[layer][words] = _of_neurons(model, layer, slope, scene.where[words])
     return {layer: each * _at_words(clean.acts[layer], scene).float() for layer, each in found.items()}
+
+
+def _of_neurons(model: Any, layer: int, slope: Tensor, where: Tensor) -> Float[Tensor, "word neuron"]:
+    """From the derivative by a leaf of any of the three kinds of run to that by the activations at the words."""
+    if slope.ndim == 2:  # by what the layer has written
+        weights: Tensor = model.blocks[layer].mlp.W_out
+        return slope @ weights.float().T
+    return slope[0] if len(slope) == 1 and slope.shape[1] == len(where) else slope.flatten(0, 1)[where]
 
 
 def _at_words(values: Float[Tensor, "batch pos width"], scene: Scene) -> Float[Tensor, "word width"]:
@@ -173,14 +131,13 @@ def _at_words(values: Float[Tensor, "batch pos width"], scene: Scene) -> Float[T
 
 
 @torch.no_grad()
-def _without(
-    model: Any, scene: Scene, clean: _Clean, group: list[int], target: Target, local: bool
+def _at_place(
+    model: Any, scene: Scene, clean: _Clean, group: list[int], target: Target, place: float
 ) -> Float[Tensor, " word"]:
-    """Score of every word with the activations of a group of layers at 0."""
+    """Score of every word at one place of the path."""
     found = torch.empty_like(clean.scores)
-    for words, position in _parts(scene, local):
-        states, _ = _scaled(model, scene, clean, group, 0.0, scene.where[words], position)
-        found[words] = _scores(model, states, scene.targets[words], target)
+    for words, run in _runs(model, scene, clean, group):
+        found[words] = _scores(model, run(place)[0], scene.targets[words], target)
     return found
 
 
@@ -193,54 +150,99 @@ def _scores(model: Any, states: Tensor, targets: Tensor, target: Target) -> Floa
 def _clean(model: Any, scene: Scene, target: Target, local: bool) -> _Clean:
     before: dict[int, Tensor] = {}
     acts: dict[int, Tensor] = {}
+    attention: dict[int, Tensor] = {}
     keys_values: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(store: dict[int, Tensor], layer: int) -> Any:
         return lambda value, hook: store.__setitem__(layer, value.clone())  # noqa: ARG005
 
-    written: dict[int, Tensor] = {}
     n_layers = models.describe(model).n_layers
     layers = range(n_layers)
     hooks: list[Hook] = record_keys_values(model, keys_values) if local else []
     hooks += [(f"blocks.{layer}.hook_resid_pre", keep(before, layer)) for layer in layers]
     hooks += [(models.post_name(layer), keep(acts, layer)) for layer in layers]
-    hooks += [(f"blocks.{layer}.hook_mlp_out", keep(written, layer)) for layer in layers]
-    before[n_layers] = models.residual(model, scene.batch.tokens, hooks)
+    hooks += [(f"blocks.{layer}.hook_attn_out", keep(attention, layer)) for layer in layers]
+    final = models.residual(model, scene.batch.tokens, hooks)
 
-    def balance(layer: int) -> float:
-        added = _at_words(written[layer], scene).float()
-        rest = _at_words(before[layer + 1], scene).float() - added
-        return float(rest.norm(dim=1).median() / added.norm(dim=1).median().clamp(min=1e-30))
+    def rest(layer: int) -> Tensor:
+        """Summed up rather than taken away from what comes after, which in bfloat16 would leave rounding alone."""
+        bias = getattr(model.blocks[layer].mlp, "b_out", None)
+        parts = [_at_words(each[layer], scene).float() for each in (before, attention)]
+        return parts[0] + parts[1] + (0 if bias is None else bias.float())
+
+    def written(layer: int) -> Tensor:
+        weights: Tensor = model.blocks[layer].mlp.W_out
+        return _at_words(acts[layer], scene).float() @ weights.float()
 
     return _Clean(
-        balance=[max(balance(layer), 1e-4) for layer in layers],
         before=[before[layer] for layer in layers],
         acts=[acts[layer] for layer in layers],
-        scores=_scores(model, _at_words(before[n_layers], scene), scene.targets, target),
+        rest=[rest(layer) for layer in layers],
+        written=[written(layer) for layer in layers],
+        scores=_scores(model, _at_words(final, scene), scene.targets, target),
         keys_values=keys_values if local else None,
+        writes=local and can_fork(model),
     )
 
 
-def _parts(scene: Scene, local: bool) -> Iterator[tuple[Bool[Tensor, " word"], int | None]]:
-    """All words at once with every position edited, or those at one position with that position edited."""
+def _runs(model: Any, scene: Scene, clean: _Clean, group: list[int]) -> Iterator[tuple[Bool[Tensor, " word"], Run]]:
+    """All words in one run, or, where attention cannot be made local, a run for those at each position."""
     positions = scene.where % scene.batch.tokens.shape[1]
-    if local:
-        yield torch.ones_like(positions, dtype=torch.bool), None
-        return
-    for position in torch.unique(positions):
-        yield positions == position, int(position)
+    if clean.keys_values is None:
+        for position in torch.unique(positions):
+            words = positions == position
+            yield words, partial(_one_position, model, scene, clean, group, scene.where[words], int(position))
+    else:
+        after = clean.writes and len(group) == 1
+        run = (
+            partial(_after_layer, model, scene, clean, group[0])
+            if after
+            else partial(_through_layers, model, scene, clean, group)
+        )
+        yield torch.ones_like(positions, dtype=torch.bool), run
 
 
-def _scaled(
-    model: Any, scene: Scene, clean: _Clean, group: list[int], place: float, where: Tensor, position: int | None
+def _after_layer(
+    model: Any, scene: Scene, clean: _Clean, layer: int, place: float
 ) -> tuple[Float[Tensor, "word d_model"], list[Tensor]]:
-    """The residual at some words with the activations of a group of layers scaled, and the scaled activations."""
+    """From what the words' positions hold after a layer, with what its neurons have written scaled."""
+    leaf = (clean.rest[layer] + place * clean.written[layer]).to(clean.before[layer].dtype)
+    leaf.requires_grad_(torch.is_grad_enabled())
+    return _later(model, scene, clean, layer + 1, leaf, []), [leaf]
+
+
+def _through_layers(
+    model: Any, scene: Scene, clean: _Clean, group: list[int], place: float
+) -> tuple[Float[Tensor, "word d_model"], list[Tensor]]:
+    """From what the words' positions hold before the first layer of a group, with the neurons of all of it scaled."""
+    points = [(_at_words(clean.acts[layer], scene)[None] * place) for layer in group]
+    hooks: list[Hook] = []
+    for layer, point in zip(group, points, strict=True):
+        point.requires_grad_(torch.is_grad_enabled())
+        hooks.append((models.post_name(layer), lambda value, hook, point=point: point))  # noqa: ARG005
+    return _later(model, scene, clean, group[0], _at_words(clean.before[group[0]], scene), hooks), points
+
+
+def _later(
+    model: Any, scene: Scene, clean: _Clean, start: int, rows: Float[Tensor, "word d_model"], hooks: list[Hook]
+) -> Float[Tensor, "word d_model"]:
+    """The residual of the words after the last block; only their positions are run, and each sees its own alone."""
+    if start == len(clean.acts) or clean.keys_values is None:
+        return rows
+    shape = (scene.batch.tokens.shape[0], scene.batch.tokens.shape[1])
+    attention = compact_hooks(model, clean.keys_values, scene.where, shape, start=start)
+    tokens = scene.batch.tokens.flatten()[scene.where][None]
+    return models.residual(model, tokens, [*hooks, *attention], start=(start, rows[None]))[0]
+
+
+def _one_position(
+    model: Any, scene: Scene, clean: _Clean, group: list[int], where: Tensor, position: int, place: float
+) -> tuple[Float[Tensor, "word d_model"], list[Tensor]]:
+    """The whole batch from the first layer of a group, with the neurons of all of it scaled at one position."""
     points = [(clean.acts[layer] * place).requires_grad_(torch.is_grad_enabled()) for layer in group]
 
     def put(layer: int, point: Tensor) -> Hook:
         def hook_function(value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-            if position is None:
-                return point
             edited = value.clone()  # what earlier edits have left of it at the other positions is not looked at
             edited[:, position] = point[:, position]
             return edited
@@ -248,8 +250,6 @@ def _scaled(
         return models.post_name(layer), hook_function
 
     hooks = [put(layer, point) for layer, point in zip(group, points, strict=True)]
-    if clean.keys_values is not None:
-        hooks += local_hooks(model, clean.keys_values, start=group[0] + 1)
     start = (group[0], clean.before[group[0]])
     return models.residual(model, scene.batch.tokens, hooks, start=start).flatten(0, 1)[where], points
 

@@ -20,8 +20,9 @@ from posneurons import models
 from posneurons.activations import BATCH_TOKENS, check_fits
 from posneurons.attribution import scenes
 from posneurons.effects import EffectAccumulator
-from posneurons.integrated import Completeness, attributions
+from posneurons.integrated import attributions
 from posneurons.locality import can_be_local
+from posneurons.quadrature import Completeness
 from posneurons.records import Corpus, Scored
 from posneurons.words import At, Per, Rule, Target
 

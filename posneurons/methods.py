@@ -139,7 +139,13 @@ def _value(name: str, key: str, value: Any, default: Any) -> Any:
         number = None
     least = 1 if key == "steps" else 0
     whole = number is None or not isinstance(value, float) or number == value
-    if number is None or not whole or isinstance(value, bool) or not number >= least or (key == "share" and not 0 < number < 1):
+    if (
+        number is None
+        or not whole
+        or isinstance(value, bool)
+        or not number >= least
+        or (key == "share" and not 0 < number < 1)
+    ):
         wanted = "a number between 0 and 1" if key == "share" else f"a whole number of at least {least}"
         raise PosNeuronsError(f"{where}: expected {wanted}")
     return number

@@ -75,6 +75,7 @@ FORBIDDEN = {
     "attribution": TEXT | FILES,
     "integrated": TEXT | FILES,
     "key_neurons": TEXT | FILES,
+    "quadrature": TENSORS | TEXT | READING | SCORES | FILES,
     "objectives": TEXT | SCORES | FILES | {"records", "attribution"},
     "logit_lens": TEXT | FILES,
     "probe_rankings": TEXT | FILES,

@@ -15,8 +15,9 @@ import posneurons as pn
 from posneurons import models
 from posneurons.attribution import Scene, scenes
 from posneurons.errors import PosNeuronsError
-from posneurons.integrated import REFINED, Completeness, attributions, integrated_gradients, nodes
+from posneurons.integrated import attributions, integrated_gradients
 from posneurons.locality import can_be_local
+from posneurons.quadrature import REFINED, Completeness, nodes
 from posneurons.records import Corpus
 
 Places = list[tuple[float, float]]

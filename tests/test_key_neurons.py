@@ -106,16 +106,18 @@ def test_log_odds_by_hand() -> None:
     assert np.isnan(log_odds(rates[:1], np.array([4]))).all()  # nothing to compare with
 
 
-@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 30)), min_size=2, max_size=5))
-def test_log_odds_rise_with_the_rate_and_vanish_where_tags_are_alike(tags: list[tuple[int, int]]) -> None:
-    count = np.array([n for n, _ in tags])
-    rates = np.array([min(n, hits) / n for n, hits in tags]).reshape(-1, 1, 1)
-    found = log_odds(rates, count)
-    assert np.isfinite(found).all()
-    more = rates.copy()
-    more[0] = 1.0
-    assert log_odds(more, count)[0] >= found[0] - 1e-9
-    np.testing.assert_allclose(log_odds(np.full((2, 1, 1), 0.5), np.array([8, 8])), 0, atol=1e-12)
+counted = st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))
+
+
+@given(counted, counted)
+def test_log_odds_of_two_tags_are_opposite_and_have_the_sign_of_the_odds(
+    one: tuple[int, int], other: tuple[int, int]
+) -> None:
+    (n, hits), (m, others) = one, other
+    found = log_odds(np.array([hits / n, others / m]).reshape(2, 1, 1), np.array([n, m])).ravel()
+    np.testing.assert_allclose(found[0], -found[1], atol=1e-9)
+    odds = (hits + 0.5) * (m - others + 0.5) - (n - hits + 0.5) * (others + 0.5)
+    assert np.sign(found[0].round(9)) == np.sign(odds)
 
 
 def two_next_tokens() -> Corpus:
