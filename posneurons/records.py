@@ -278,13 +278,17 @@ class Ranking:
         """The k best neurons of each tag, over the whole model or in each layer.
 
         Tags for which nothing is defined (no words) are left out. Raises NeuronError where fewer than k are defined,
-        unless `fewer` says that those that are will do.
+        unless `fewer` says that those that are will do, or k is more than there are neurons.
         """
         if per not in get_args(Per):
             raise NeuronError(f"top: per={per!r}; expected one of {', '.join(get_args(Per))}")
         if k < 1:
             raise NeuronError(f"top: k={k}; expected at least 1 neuron")
         n_layers, n_units = self.scores.shape[1:]
+        size = n_units if per == "layer" else n_layers * n_units
+        if k > size:
+            where = "a layer" if per == "layer" else "the model"
+            raise NeuronError(f"top: k={k}, but {where} has {size} neurons; choose a smaller k")
         found = {}
         for tag in self.tags:
             order = self.order(tag)

@@ -387,6 +387,22 @@ def test_requests_that_make_no_sense_are_errors() -> None:
         found.order("PUNCT")
 
 
+def test_fewer_takes_what_there_is_but_never_more_than_the_model_has() -> None:
+    found = build_ranking([[[0.1, NAN, NAN], [0.2, 0.0, 0.3]]])
+    assert found.top(5, fewer=True)["ADJ"].names == ("L1N2", "L1N0", "L0N0", "L1N1")
+    assert found.top(2, per="layer", fewer=True)["ADJ"].names == ("L0N0", "L1N2", "L1N0")
+    with pytest.raises(NeuronError, match=r"^top: k=7, but the model has 6 neurons; choose a smaller k$"):
+        found.top(7, fewer=True)
+    with pytest.raises(NeuronError, match=r"^top: k=4, but a layer has 3 neurons; choose a smaller k$"):
+        found.top(4, per="layer")
+
+
+def test_order_is_by_the_distance_from_what_says_nothing() -> None:
+    scores = np.array([[[0.5, 0.9, 0.2], [0.05, 0.6, NAN]]])
+    found = Ranking(method="m", at="last", tags=("ADJ",), scores=scores, count=np.array([5]), neutral=0.5)
+    assert found.order("ADJ").tolist() == [3, 1, 2, 4, 0]
+
+
 def test_to_frame_by_hand() -> None:
     found = build_ranking([[[0.5, NAN, -0.9], [0.9, -0.5, 0.1]], [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])
     frame = found.to_frame(2)

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 import torch
 
-from posneurons import study
+from posneurons import neuron_lists, passes, study
 from posneurons.config import Config
-from posneurons.errors import NeuronError, RunError, TreebankError
+from posneurons.errors import NeuronError, PosNeuronsError, RunError, TreebankError
 from posneurons.manifest import Manifest
 
 QUICK = Config(
@@ -142,7 +142,7 @@ def test_out_of_memory_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypa
     def fill_up(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(study, "tag_moments", fill_up)
+    monkeypatch.setattr(passes, "tag_moments", fill_up)
     with pytest.raises(RunError, match=r"out of memory with batches of 2048 tokens; .* smaller --batch-tokens"):
         study.run(QUICK, tmp_path / "run", progress=False)
 
@@ -189,7 +189,7 @@ def test_another_configuration_in_the_same_place_is_an_error(finished: Path) -> 
     [
         ({"at": "middle"}, "--at middle: expected one of predict, first, last"),
         ({"per": "head"}, "--per head: expected one of model, layer"),
-        ({"methods": ("guess",)}, "--method guess: expected one of correlation, mean_difference, probeless"),
+        ({"methods": ("guess",)}, "method 'guess': no such ranking; expected one of correlation, eta_squared"),
         ({"ablations": ("burn",)}, "--ablation burn: expected one of mean, zero"),
         ({"top": 0}, "--top 0: expected at least 1"),
         ({"controls": -1}, "--controls -1: expected at least 0"),
@@ -199,7 +199,7 @@ def test_another_configuration_in_the_same_place_is_an_error(finished: Path) -> 
     ],
 )
 def test_a_bad_option_is_an_error_before_anything_is_made(tmp_path: Path, change: dict, sentence: str) -> None:
-    with pytest.raises(RunError, match=sentence):
+    with pytest.raises(PosNeuronsError, match=sentence):
         study.run(replace(QUICK, **change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -238,7 +238,7 @@ def test_words_that_follow_bos_are_counted_as_left_out(finished: Path) -> None:
 
 
 def test_too_many_neurons_is_an_error_that_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NeuronError, match=r"top: k=5000, but for .*; choose a smaller k"):
+    with pytest.raises(NeuronError, match=r"^top: k=5000, but the model has 4608 neurons; choose a smaller k$"):
         study.run(replace(QUICK, top=5000), tmp_path / "run", stages=("rank",), progress=False)
 
 
