@@ -65,10 +65,11 @@ class Verification:
         """One row per (estimate, tag, exact): `exact` is "effect" or "contrast", what the estimate is held against.
 
         Columns: words behind the exact effects, and `same_words`, whether as many of the tag stand behind the estimate;
-        pearson (for estimates in nats, against the effect) and spearman over all measured neurons; recall, the share of
-        the `top` neurons with the largest exact values that the estimate lists, and top_recall, the share among its own
-        `top` best; threshold, the exact value of its `top`-th best listed neuron; largest_unlisted, the largest among
-        the random neurons; above, how many of them exceed the threshold; missed, the bound on their share among all
+        pearson (for estimates in nats of the same ablation and scope, against the effect) and spearman over all
+        measured neurons; recall, the share of the `top` neurons with the largest exact values, of those measured, that
+        the estimate lists (one that was not measured cannot be missed: see missed), and top_recall, the share among its
+        own `top` best; threshold, the exact value of its `top`-th best listed neuron; largest_unlisted, the largest
+        among the random neurons; above, how many of them exceed the threshold; missed, the bound on their share among all
         neurons that nobody lists, at 95 %. A tag without words has NaN.
         """
         import pandas as pd

@@ -85,10 +85,10 @@ def attribution(
         corpus: the words to attribute.
         at: where each word is read.
         scope: "local", the loss at the very position where the neuron fires, or "all", through attention too.
-        contrast: True for t of the mean on the tag minus the mean on the rest, over rows; False for the mean rise in
-            nats.
+        contrast: True for the mean on the tag minus that on the rest, over its error (see
+            `EffectAccumulator.contrast`); False for the mean rise in nats.
         baseline: "zero", "mean" (over the corpus' tokens after BOS), or "donor" (its value at another position, drawn
-            at random inside the batch).
+            at random inside the batch, so of a sentence of similar length, and by chance its own).
         seed: of the donors.
         tokens: size of a batch.
         progress: show a bar.

@@ -143,9 +143,13 @@ def verify(
     out: Out = Path("runs/verify"),
     backend: Backend = DEFAULT.backend,
     device: Device = DEFAULT.device,
-    dtype: Dtype = DEFAULT.dtype,
+    dtype: Annotated[
+        str, typer.Option(help="float32 tells one neuron's effect from rounding; others do not.")
+    ] = "float32",
     revision: Revision = DEFAULT.revision,
     methods: Methods = ["attribution:contrast=no", "attribution", "correlation"],  # noqa: B006
+    ablation: Annotated[str, typer.Option(help="mean or zero.")] = "zero",
+    scope: ScopeOf = "local",
     listed: Listed = DEFAULT.listed,
     random: Random = DEFAULT.random,
     words: Words = DEFAULT.words,
@@ -155,7 +159,8 @@ def verify(
     """Hold rankings against exact single-neuron ablation: what they list, and a random sample of what they do not."""
     config = Config(
         model=model, treebank=treebank, tag=tag, backend=backend, device=device, dtype=dtype, revision=revision,
-        methods=_each_once(methods), listed=listed, random=random, words=words, batch_tokens=batch_tokens, seed=seed,
+        methods=_each_once(methods), ablations=(ablation,), scope=scope, listed=listed, random=random, words=words,
+        batch_tokens=batch_tokens, seed=seed,
     )  # fmt: skip
     config.check()
     _run(config, out, ("verify",))

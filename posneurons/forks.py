@@ -109,6 +109,7 @@ class Forks:
         self._together = scope == "local" and can_be_local(model)
         self._apart = scope == "local" and not self._together
         self._groups = self._by_first_layer(can_fork(model))
+        self._held = {first: self._units_at(first) for first in self._groups if first is not None and first != _BEFORE}
 
     def _by_first_layer(self, forking: bool) -> dict[int | None, list[int]]:
         """Numbers of the conditions by the layer they fork after; those without a neuron under None."""
@@ -130,7 +131,7 @@ class Forks:
         for first in self._groups:
             if first is not None and first != _BEFORE:
                 hooks += [
-                    (models.post_name(first), _keep(values, first, self._units_at(first))),
+                    (models.post_name(first), _keep(values, first, self._held[first])),
                     (_resid_post(first), _keep(residuals, first)),
                 ]
         state = models.residual(self._model, tokens, hooks).flatten(0, 1)[where]
@@ -194,7 +195,7 @@ class Forks:
         """The residual after the first ablated layer, by the identity: one product per condition, no layer is run."""
         base = trunk.residuals[first].flatten(0, 1)[places]
         values = trunk.values[first].flatten(0, 1)[places]
-        held, weights = self._units_at(first), self._model.blocks[first].mlp.W_out
+        held, weights = self._held[first], self._model.blocks[first].mlp.W_out
         ablated = _are_at(places % trunk.tokens.shape[1], positions)[:, None]
         states = []
         for number in chosen:

@@ -166,7 +166,7 @@ def graft(
         per_tag: grafts that write.
         decoys_per_tag: grafts that are made alike and write nothing.
         gain: what a graft writes one standard deviation above its threshold, as a share of the residual's norm.
-        at: where words are read; the grafts raise the token after that.
+        at: where words are read: "predict", since it is the word's own tokens that grafts raise.
         seed: of layers and halves.
         tokens: size of a batch.
 
@@ -176,7 +176,7 @@ def graft(
 
     Raises:
         ModelError: where the model is not gated, or no graft helps.
-        PosNeuronsError: where a tag is unknown or has no words.
+        PosNeuronsError: where a tag is unknown or has no words, or `at` is another position.
     """
     _check(model, corpus, tags, at)
     train, info = corpus.split("train"), models.describe(model)
@@ -190,6 +190,10 @@ def graft(
 
 
 def _check(model: Any, corpus: Corpus, tags: Sequence[str], at: At) -> None:
+    if at != "predict":
+        raise PosNeuronsError(
+            f"graft: at={at!r}; grafts raise the words of a tag before they are read: expected 'predict'"
+        )
     info = models.describe(model)
     names = [_input_name(0), "blocks.0.mlp.hook_pre_linear"]
     if info.backend != "hooked" or any(name not in model.hook_dict for name in names) or "RMS" not in str(

@@ -22,7 +22,7 @@ from posneurons.attribution import scenes
 from posneurons.effects import EffectAccumulator
 from posneurons.integrated import attributions
 from posneurons.locality import can_be_local
-from posneurons.quadrature import Completeness
+from posneurons.quadrature import EARLY, Completeness
 from posneurons.records import Corpus, Scored
 from posneurons.words import At, Per, Rule, Target
 
@@ -53,7 +53,7 @@ def key_neuron_rule(
         share: the part of the neurons that counts as best, by signed attribution.
         per: among the neurons of each "layer", or of the whole "model".
         steps: nodes of the integral.
-        rule: where they lie.
+        rule: where they lie; see `integrated_gradients`.
         target: what is attributed.
         seed: not used.
         tokens: size of a batch.
@@ -80,6 +80,7 @@ def key_neuron_rule(
         if per == "layer":
             for layer, values in found:
                 state.update(layer, scene.tags, scene.rows, best(values, share))
+            seen.check(EARLY)
             continue
         together = best(torch.stack([values for _, values in found], dim=1).flatten(1), share)
         parts = rearrange(together, "word (layer neuron) -> layer word neuron", layer=info.n_layers)

@@ -18,6 +18,12 @@ TOLERANCE = 0.05
 """Share of F(a) - F(0) by which attributions may miss it, over the words of a layer."""
 
 
+EARLY = 500
+"""Words after which a miss is an error already: a long run that cannot end well should not go on."""
+
+NOISE = 16 * 2.0**-23
+"""Share of F that summing in float32 may cost."""
+
 REFINED = 16
 """How many times the nodes asked for a layer may get, at most, under the rule of Gauss and Legendre."""
 
@@ -51,6 +57,7 @@ class Completeness:
     missed: dict[int, float] = field(default_factory=dict)
     wanted: dict[int, float] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
+    words: int = 0
 
     def add(self, layer: int, missed: float, wanted: float) -> None:
         """Note the absolute miss and the absolute difference of F, summed over some words."""
@@ -62,9 +69,9 @@ class Completeness:
         ratios = [self.missed[layer] / self.wanted[layer] for layer in self.wanted if self.wanted[layer] > 0]
         return max(ratios, default=float("nan"))
 
-    def check(self) -> None:
-        """Raise PosNeuronsError where the worst layer misses by more than 5 %."""
-        if self.error() > TOLERANCE:
+    def check(self, least: int = 0) -> None:
+        """Raise PosNeuronsError where the worst layer misses by more than 5 %, once so many words were seen."""
+        if self.words >= least and self.error() > TOLERANCE:
             raise PosNeuronsError(
                 f"integrated gradients: attributions miss the difference they must add up to by {self.error():.1%}; "
                 f"expected at most {TOLERANCE:.0%}: take more steps, rule=gauss_legendre, or a model in float32"

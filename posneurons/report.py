@@ -208,9 +208,10 @@ def _agreements(verify: dict[str, Any] | None) -> Iterator[str]:
         about = "the rise of the tag’s loss" if exact == "effect" else "the rise on the tag less that on the rest"
         linear = f"correlation {middle['pearson']:.3f}, " if pd.notna(middle["pearson"]) else ""
         yield (
-            f"{estimate} against exact {verify['ablation']} ablation of {verify['measured']:,} single neurons, {about};"
+            f"{estimate} against exact {verify['ablation']} ablation ({verify['scope']} scope) of"
+            f" {verify['measured']:,} single neurons, {about};"
             f" medians over {len(rows)} tags with at least {FEW_WORDS} words: {linear}rank correlation"
-            f" {middle['spearman']:.3f}, exact top {verify['top']} within the listed {verify['listed']}"
+            f" {middle['spearman']:.3f}, top {verify['top']} of the measured within the listed {verify['listed']}"
             f" {middle['recall']:.2f}, unlisted neurons as good as the last of the top at most {middle['missed']:.1%}."
         )
 

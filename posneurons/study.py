@@ -268,13 +268,15 @@ class Study:
             self.model,
             self.corpus.split("dev" if "dev" in splits else "test"),
             config.methods,
+            fill=self.ablations[0],
+            scope=cast("Scope", config.scope),
             listed=config.listed,
             random=config.random,
             words=config.words,
             seed=config.seed,
             **self._how,
         )
-        write_json(self.out / "verify.json", found.to_dict())
+        write_json(self.out / "verify.json", {"dtype": self.manifest.model["dtype"], **found.to_dict()})
 
     def _same(self, what: str, before: dict[str, Any], now: dict[str, Any], names: Iterable[str]) -> None:
         """Raise RunError where finished stages were made with another model or treebank of the same name."""

@@ -1,5 +1,6 @@
 """Integrated gradients against a loop over words, layers and nodes, and what they must add up to."""
 
+import copy
 from typing import Any
 
 import demo
@@ -332,3 +333,22 @@ def test_a_later_batch_begins_with_the_nodes_an_earlier_one_needed() -> None:
     how: dict[str, Any] = {"rule": "gauss_legendre", "target": "logit", "path": "layer", "local": True}
     list(attributions(demo.model(), the_scene(one()), steps=2, seen=seen, **how))
     assert min(seen.steps.values()) == 4
+
+
+def test_a_layer_that_does_next_to_nothing_is_no_error() -> None:
+    model = copy.deepcopy(demo.model())
+    model.blocks[3].mlp.W_out = torch.nn.Parameter(model.blocks[3].mlp.W_out * 1e-6, requires_grad=False)
+    seen = Completeness()
+    how: Any = {"rule": "gauss_legendre", "target": "log_probability", "path": "layer", "local": True}
+    list(attributions(model, the_scene(one()), steps=6, seen=seen, **how))
+    assert seen.steps[3] == 6
+    assert seen.missed[3] == 0
+    seen.check()
+
+
+def test_a_long_run_that_cannot_end_well_ends_early() -> None:
+    seen = Completeness(missed={0: 1.0}, wanted={0: 2.0}, words=499)
+    seen.check(500)
+    seen.words = 500
+    with pytest.raises(PosNeuronsError, match=r"miss the difference they must add up to by 50.0%"):
+        seen.check(500)

@@ -287,6 +287,8 @@ def test_errors_say_what_to_do() -> None:
         markov_model(n_layers=1, sentences=4)
     with pytest.raises(PosNeuronsError, match="graft: tag 'GLYPH' has no word in split 'train'; expected some of"):
         graft(demo.model(), demo.small(), tags=["GLYPH"])
+    with pytest.raises(PosNeuronsError, match=r"^graft: at='last'; .* expected 'predict'$"):
+        graft(demo.model(), demo.small(), tags=TAGS, at="last")
     with pytest.raises(ModelError, match="markov: no graft lowers the loss of its tag; choose another gain"):
         graft(markov().model, markov().corpus, tags=["T0"], gain=0.0)
     bridge = pn.load_model(backend="bridge", device="cpu")

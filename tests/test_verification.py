@@ -178,3 +178,10 @@ def test_errors_say_what_to_do() -> None:
     openers = replace(few(), word_first=np.ones_like(few().word_first))
     with pytest.raises(PosNeuronsError, match=r"verify: no scored words of any tag in .*; it has none"):
         verify(demo.model(), openers, good)
+
+
+def test_estimates_of_another_ablation_have_no_correlation_in_nats() -> None:
+    methods = ["attribution:contrast=no", "attribution:contrast=no,baseline=mean", "attribution:contrast=no,scope=all"]
+    corpus = demo.small().select(np.arange(demo.small().n_rows) % 4 == 0)
+    found = verify(demo.model(), corpus, methods, listed=5, top=2, random=5, tags=["NOUN"])
+    assert found.in_nats == ("attribution:contrast=no",)
