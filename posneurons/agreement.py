@@ -69,8 +69,8 @@ class Verification:
         measured neurons; recall, the share of the `top` neurons with the largest exact values, of those measured, that
         the estimate lists (one that was not measured cannot be missed: see missed), and top_recall, the share among its
         own `top` best; threshold, the exact value of its `top`-th best listed neuron; largest_unlisted, the largest
-        among the random neurons; above, how many of them exceed the threshold; missed, the bound on their share among all
-        neurons that nobody lists, at 95 %. A tag without words has NaN.
+        among the random neurons; above, how many of them exceed the threshold; missed, the bound on their share among
+        all neurons that nobody lists, at 95 %. A tag without words has NaN.
         """
         import pandas as pd
 
