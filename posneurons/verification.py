@@ -20,6 +20,7 @@ from posneurons.agreement import Verification
 from posneurons.errors import PosNeuronsError
 from posneurons.lesions import exact_effects, scored_words
 from posneurons.neurons import NeuronSet
+from posneurons.probes import sample_rows
 from posneurons.records import Corpus, Ranking
 from posneurons.words import Ablation, Scope
 
@@ -29,12 +30,7 @@ Estimates = Mapping[str, Ranking] | Sequence[str]
 
 def some_rows(corpus: Corpus, words: int | None, seed: int) -> Corpus:
     """Rows drawn at random until they hold at least so many words that are scored; all rows for None."""
-    if words is None:
-        return corpus
-    held = np.bincount(corpus.word_row[corpus.readable("predict")], minlength=corpus.n_rows)
-    order = np.random.default_rng(seed).permutation(corpus.n_rows)
-    enough = int(np.searchsorted(np.cumsum(held[order]), words)) + 1
-    return corpus.select(np.isin(np.arange(corpus.n_rows), order[:enough]))
+    return sample_rows(corpus, "predict", words, np.random.default_rng(seed))
 
 
 def verify(
