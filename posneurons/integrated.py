@@ -33,6 +33,7 @@ from posneurons.models import Hook
 from posneurons.objectives import score, score_and_gradient
 from posneurons.quadrature import EARLY, NOISE, REFINED, TOLERANCE, Completeness, nodes
 from posneurons.records import Corpus, Scored
+from posneurons.weights import output_weights
 from posneurons.words import At, Path, Rule, Target
 
 CHUNK = 1024
@@ -124,8 +125,7 @@ def _along(
 def _of_neurons(model: Any, layer: int, slope: Tensor, where: Tensor) -> Float[Tensor, "word neuron"]:
     """From the derivative by a leaf of any of the three kinds of run to that by the activations at the words."""
     if slope.ndim == 2:  # by what the layer has written
-        weights: Tensor = model.blocks[layer].mlp.W_out
-        return slope @ weights.float().T
+        return slope @ output_weights(model, layer).float().T
     return slope[0] if len(slope) == 1 and slope.shape[1] == len(where) else slope.flatten(0, 1)[where]
 
 
@@ -174,8 +174,7 @@ def _clean(model: Any, scene: Scene, target: Target, local: bool) -> _Clean:
         return parts[0] + parts[1] + (0 if bias is None else bias.float())
 
     def written(layer: int) -> Tensor:
-        weights: Tensor = model.blocks[layer].mlp.W_out
-        return _at_words(acts[layer], scene).float() @ weights.float()
+        return _at_words(acts[layer], scene).float() @ output_weights(model, layer).float()
 
     sums = [(rest(layer), written(layer)) for layer in layers]
     after = [_at_words(each, scene).float() for each in (*(before[layer] for layer in layers[1:]), final)]

@@ -80,12 +80,12 @@ def key_neuron_rule(
         if per == "layer":
             for layer, values in found:
                 state.update(layer, scene.tags, scene.rows, best(values, share))
-            seen.check(EARLY)
-            continue
-        together = best(torch.stack([values for _, values in found], dim=1).flatten(1), share)
-        parts = rearrange(together, "word (layer neuron) -> layer word neuron", layer=info.n_layers)
-        for layer in range(info.n_layers):
-            state.update(layer, scene.tags, scene.rows, parts[layer])
+        else:
+            together = best(torch.stack([values for _, values in found], dim=1).flatten(1), share)
+            parts = rearrange(together, "word (layer neuron) -> layer word neuron", layer=info.n_layers)
+            for layer in range(info.n_layers):
+                state.update(layer, scene.tags, scene.rows, parts[layer])
+        seen.check(EARLY)
     seen.check()
     rates = state.mean()
     scores = log_odds(rates.scores, rates.count) if contrast else rates.scores
