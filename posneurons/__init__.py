@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from posneurons.alignment import dropped_table as dropped_table
     from posneurons.errors import PosNeuronsError as PosNeuronsError
     from posneurons.grafts import graft as graft
+    from posneurons.lesion_results import LesionResult as LesionResult
+    from posneurons.lesion_study import lesion as lesion
     from posneurons.lesions import exact_effects as exact_effects
-    from posneurons.lesions import lesion as lesion
     from posneurons.models import describe as describe
     from posneurons.models import load_model as load_model
     from posneurons.neurons import NeuronSet as NeuronSet
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from posneurons.records import Treebank as Treebank
     from posneurons.records import Word as Word
     from posneurons.reliability import reliability as reliability
-    from posneurons.results import LesionResult as LesionResult
     from posneurons.results import ProbeResult as ProbeResult
     from posneurons.scoring import score_method as score_method
     from posneurons.treebank import load_treebank as load_treebank
@@ -53,7 +53,9 @@ _HOME = {
     "alignment": ("align", "dropped_table"),
     "errors": ("PosNeuronsError",),
     "grafts": ("graft",),
-    "lesions": ("exact_effects", "lesion"),
+    "lesion_results": ("LesionResult",),
+    "lesion_study": ("lesion",),
+    "lesions": ("exact_effects",),
     "models": ("describe", "load_model"),
     "neurons": ("NeuronSet",),
     "passes": ("tag_moments",),
@@ -61,7 +63,7 @@ _HOME = {
     "probes": ("cross", "fit_probe"),
     "records": ("Corpus", "Ranking", "Sentence", "TagMoments", "Treebank", "Word"),
     "reliability": ("reliability",),
-    "results": ("LesionResult", "ProbeResult"),
+    "results": ("ProbeResult",),
     "scoring": ("score_method",),
     "treebank": ("load_treebank", "with_splits"),
     "verification": ("verify",),

@@ -156,11 +156,79 @@ def _at_layer(function: Callable[..., None], layer: int) -> Callable[[Tensor, An
     return hook_function
 
 
+@dataclass(frozen=True)
+class TokenStatistics:
+    """What every neuron does over all tokens after BOS, words or not: float32 on the model's device.
+
+    Attributes:
+        count: how many tokens.
+        mean: mean activation.
+        mean_abs: mean of its absolute value.
+        sd: population standard deviation.
+        max_abs: largest absolute value.
+    """
+
+    count: int
+    mean: Float[Tensor, "layer neuron"]
+    mean_abs: Float[Tensor, "layer neuron"]
+    sd: Float[Tensor, "layer neuron"]
+    max_abs: Float[Tensor, "layer neuron"]
+
+
+class _TokenMoments:
+    """Running moments over tokens, layer by layer.
+
+    A batch is centred on its own mean before it is squared, in float32; batches are merged in float64 by the formula of
+    Chan, Golub and LeVeque (1979), doi.org/10.1080/00031305.1983.10483115.
+    """
+
+    def __init__(self, n_layers: int, n_neurons: int, device: torch.device | str) -> None:
+        # Apple's GPUs have no float64: there the state lives on the CPU.
+        self._device = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
+        self._count = [0] * n_layers
+        self._mean, self._m2, self._abs, self._max = torch.zeros(
+            4, n_layers, n_neurons, dtype=torch.float64, device=self._device
+        )
+
+    def update(self, layer: int, values: Float[Tensor, "place neuron"]) -> None:
+        plain = values.float()
+        old, new = self._count[layer], len(plain)
+        if not new:
+            return
+        absolute = plain.abs()
+        total, largest = self._exact(absolute.sum(0)), self._exact(absolute.amax(0))
+        origin = plain.mean(0)
+        centred = plain - origin
+        rest = self._exact(centred.mean(0))  # what rounding left in the mean of the batch
+        mean = self._exact(origin) + rest
+        m2 = self._exact(centred.square_().sum(0)) - new * rest.square()
+        delta, share = mean - self._mean[layer], new / (old + new)
+        self._mean[layer] += delta * share
+        self._m2[layer] += m2 + delta.square() * old * share
+        self._abs[layer] += total
+        self._max[layer] = torch.maximum(self._max[layer], largest)
+        self._count[layer] = old + new
+
+    def _exact(self, values: Tensor) -> Tensor:
+        return values.to(self._device).double()
+
+    def finalise(self, device: torch.device | str) -> TokenStatistics:
+        count = self._count[0]
+        parts = self._mean, self._abs / count, (self._m2.clamp(min=0) / count).sqrt(), self._max
+        return TokenStatistics(count, *(each.float().to(device) for each in parts))
+
+
 @torch.no_grad()
-def token_means(
+def token_statistics(
     model: Any, corpus: Corpus, *, tokens: int = BATCH_TOKENS, progress: bool = False
-) -> Float[Tensor, "layer neuron"]:
-    """Mean activation of every neuron over all tokens after BOS, words or not, float32 on the model's device.
+) -> TokenStatistics:
+    """Mean, mean absolute value, standard deviation and largest absolute value of every neuron, in one pass.
+
+    Args:
+        model: what `load_model` gives.
+        corpus: aligned words; all its tokens after BOS are counted, those of words or not.
+        tokens: size of a batch.
+        progress: show a bar.
 
     Raises:
         AlignmentError: where the corpus does not fit the model, or has no token.
@@ -169,20 +237,26 @@ def token_means(
     if not len(corpus.tokens):
         raise AlignmentError(f"{corpus.name}: no tokens to take a mean over; give a corpus with sentences")
     info = models.describe(model)
-    # Sums of a batch in float32, over batches in float64 on the CPU: exact enough for any corpus, on any device.
-    totals = torch.zeros(info.n_layers, info.d_mlp, dtype=torch.float64)
-    with _progress(corpus, "means", progress) as bar:
+    moments = _TokenMoments(info.n_layers, info.d_mlp, info.device)
+    with _progress(corpus, "token statistics", progress) as bar:
         for batch in batches(corpus, info.device, tokens):
             places = batch.token_places()
 
             def add(value: Tensor, hook: Any, layer: int, places: Tensor = places) -> None:  # noqa: ARG001
-                totals[layer] += value.flatten(0, 1)[places].float().sum(0).cpu().double()
+                moments.update(layer, value.flatten(0, 1).index_select(0, places))
 
             models.residual(
                 model, batch.tokens, [(models.post_name(la), _at_layer(add, la)) for la in range(info.n_layers)]
             )
             bar.update(int(batch.lengths.sum()))
-    return (totals / len(corpus.tokens)).float().to(info.device)
+    return moments.finalise(info.device)
+
+
+def token_means(
+    model: Any, corpus: Corpus, *, tokens: int = BATCH_TOKENS, progress: bool = False
+) -> Float[Tensor, "layer neuron"]:
+    """Mean activation of every neuron over all tokens after BOS: the `mean` of `token_statistics`."""
+    return token_statistics(model, corpus, tokens=tokens, progress=progress).mean
 
 
 @torch.no_grad()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from posneurons import ablations
 from posneurons.errors import RunError
 from posneurons.methods import parse
-from posneurons.words import Ablation, At, Per, Scope
+from posneurons.words import At, Cluster, Control, Correction, Per, Rival, Scope
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Config:
     min_words: int = 20
     ablations: tuple[str, ...] = ("mean", "zero")
     controls: int = 20
+    control: str = "size"
+    beside: tuple[str, ...] = ("unflagged",)
+    cluster: str = "auto"
+    margin: float = 0.05
+    correction: str = "bh"
+    keep_losses: bool = False
     scope: str = "all"
     neurons: str | None = None
     draws: int = 10_000
@@ -48,13 +56,20 @@ class Config:
             ("per", self.per, get_args(Per)),
             ("scope", self.scope, get_args(Scope)),
             *(("probe-at", each, get_args(At)) for each in self.probe_at),
-            *(("ablation", each, get_args(Ablation)) for each in self.ablations),
+            ("control", self.control, get_args(Control)),
+            ("cluster", self.cluster, get_args(Cluster)),
+            ("correction", self.correction, get_args(Correction)),
+            *(("beside", each, get_args(Rival)) for each in self.beside),
         ]
         for name, value, allowed in words:
             if value not in allowed:
                 raise RunError(f"--{name} {value}: expected one of {', '.join(allowed)}")
         for method in self.methods:
             parse(method)
+        for ablation in self.ablations:
+            ablations.parse(ablation)
+        if not 0 < self.margin < math.inf:
+            raise RunError(f"--margin {self.margin}: expected a number of nats above 0")
         for name, number, least in (
             ("top", self.top, 1),
             ("controls", self.controls, 0),

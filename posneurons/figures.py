@@ -90,11 +90,10 @@ def number(value: SupportsFloat | None, form: str = "+.3f") -> str:
 
 
 def with_controls(lesions: pd.DataFrame, ablation: str) -> pd.DataFrame:
-    """Each real lesion (draw 0) of one ablation beside its matched controls.
+    """Each tag's key set under one ablation beside its matched controls.
 
-    Returns the rows of draw 0 with `controls` (how many), `control_mean`, `control_low` and `control_high` (nats, NaN
-    without controls) and `percent` (delta as a percentage of the intact loss, NaN where that is 0). Raises RunError
-    where the frame holds no such ablation, or several methods or scopes.
+    Returns the rows of the sets "key" with `controls` (how many), `control_mean`, `control_low` and `control_high`
+    (nats, NaN without controls). Raises RunError where the frame holds no such ablation, or several methods or scopes.
     """
     for column in ("method", "scope"):
         if len(found := [str(value) for value in lesions[column].unique()]) > 1:
@@ -104,11 +103,10 @@ def with_controls(lesions: pd.DataFrame, ablation: str) -> pd.DataFrame:
         found = [str(value) for value in lesions["ablation"].unique()]
         raise RunError(f"lesions: no ablation {ablation!r}; the frame has {', '.join(found) or 'no lesion'}")
     keys = ["lesion", "tag"]
-    groups = chosen[chosen["draw"] > 0].groupby(keys, observed=True, sort=False)["delta"]
+    groups = chosen[chosen["set"] == "matched"].groupby(keys, observed=True, sort=False)["delta"]
     ranges = groups.agg(controls="count", control_mean="mean", control_low="min", control_high="max").reset_index()
-    real = chosen[chosen["draw"] == 0].merge(ranges, on=keys, how="left")
-    intact = real["loss_intact"].where(real["loss_intact"] > 0)
-    return real.assign(controls=real["controls"].fillna(0).astype(int), percent=100 * real["delta"] / intact)
+    real = chosen[chosen["set"] == "key"].merge(ranges, on=keys, how="left")
+    return real.assign(controls=real["controls"].fillna(0).astype(int))
 
 
 def layer_profile(ranking_top: pd.DataFrame, n_layers: int, tag_order: Sequence[str]) -> go.Figure:
@@ -126,11 +124,20 @@ def layer_profile(ranking_top: pd.DataFrame, n_layers: int, tag_order: Sequence[
     return figure.update_layout(yaxis={"dtick": 1 if n_layers <= 16 else 4, "showgrid": False})
 
 
+SHADES = {
+    "delta": "change (nats per word)",
+    "delta_category": "category part (nats per word)",
+    "z_control": "z against matched controls",
+}
+"""Columns that a lesion matrix can be coloured by, and the names of their scales."""
+
+
 def lesion_matrix(lesions: pd.DataFrame, ablation: str, tag_order: Sequence[str] | None = None) -> go.Figure:
     """Lesioned tag × measured tag: change of loss in nats per word, white (dark: black) at 0; a dot marks q <= 0.05.
 
-    `lesions` holds one method and one scope, in the columns of lesions.parquet. Tags come in `tag_order`, or else in
-    the order of the frame.
+    Buttons choose what the cells are coloured by: that change, its category part, or z against the matched controls;
+    what the frame does not have has no button. `lesions` holds one method and one scope, in the columns of
+    lesions.parquet. Tags come in `tag_order`, or else in the order of the frame.
     """
     cells = with_controls(lesions, ablation)
     cells = cells[cells["words"] > 0]
@@ -138,17 +145,36 @@ def lesion_matrix(lesions: pd.DataFrame, ablation: str, tag_order: Sequence[str]
     lesioned = _ordered(cells["lesion"], tag_order)
     cells = cells.assign(hover=[_cell_text(cell) for cell in cells.to_dict("records")])
     cells = cells.assign(mark=np.where(cells["q_value"] <= ALPHA, "•", ""))
-    values, hover, marks = (
-        cells.pivot_table(index="lesion", columns="tag", values=column, aggfunc="first")
+    shades = [name for name in SHADES if name == "delta" or cells[name].notna().any()]
+    tables = {
+        column: cells.pivot_table(index="lesion", columns="tag", values=column, aggfunc="first", dropna=False)
         .reindex(index=lesioned, columns=measured)
         .to_numpy(dtype=object)
-        for column in ("delta", "hover", "mark")
-    )
-    trace = _heatmap(values, measured, [label(tag) for tag in lesioned], hover, marks, "change (nats per word)")
-    limit = float(cells["delta"].abs().max()) or 1.0
-    trace.update(zmin=-limit, zmax=limit)
+        for column in (*shades, "hover", "mark")
+    }
+    rows = [label(tag) for tag in lesioned]
+    trace = _heatmap(tables["delta"], measured, rows, tables["hover"], tables["mark"], SHADES["delta"])
+    limits = {name: float(cells[name].abs().max()) or 1.0 for name in shades}
+    trace.update(zmin=-limits["delta"], zmax=limits["delta"])
     figure = _figure(trace, height=max(340, 150 + 24 * len(lesioned)), x="measured tag", y="lesioned tag")
+    if len(shades) > 1:
+        looks = [
+            {"z": [tables[name]], "zmin": -limits[name], "zmax": limits[name], "colorbar.title.text": SHADES[name]}
+            for name in shades
+        ]
+        figure.update_layout(updatemenus=[_buttons([SHADES[name] for name in shades], looks)], margin={"t": 64})
     return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+
+
+def _buttons(names: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row of buttons above a figure; each changes its traces. Light in both looks: plotly fixes the active colour."""
+    buttons = [
+        {"label": name, "method": "restyle", "args": [change]} for name, change in zip(names, changes, strict=True)
+    ]
+    place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
+    ink, grid = LIGHT["base"][0], LIGHT["base"][2]
+    look = {"bgcolor": grid, "bordercolor": LIGHT["base"][3], "font": {"color": ink, "size": 12}}
+    return {"type": "buttons", "direction": "right", "buttons": buttons, **place, **look}
 
 
 def lesion_against_controls(lesions: pd.DataFrame, ablation: str) -> go.Figure:
@@ -158,7 +184,8 @@ def lesion_against_controls(lesions: pd.DataFrame, ablation: str) -> go.Figure:
     """
     cells = with_controls(lesions, ablation)
     own = cells[cells["lesion"] == cells["tag"]].sort_values("delta", ascending=True, kind="stable")
-    draws = lesions[(lesions["ablation"] == ablation) & (lesions["draw"] > 0) & (lesions["lesion"] == lesions["tag"])]
+    draws = lesions[(lesions["ablation"] == ablation) & (lesions["set"] == "matched")]
+    draws = draws[draws["lesion"] == draws["tag"]]
     dots = _points(draws, "matched controls", marker={"symbol": "circle", "size": 7, "opacity": 0.55})
     triples = zip(draws["tag"], draws["draw"], draws["delta"], strict=True)
     dots.hovertext = [f"<b>{label(tag)}</b>, control {draw}<br>{number(delta)} nats" for tag, draw, delta in triples]
@@ -243,6 +270,7 @@ def _cell_text(cell: Mapping[Hashable, Any]) -> str:
             f"lesion of <b>{label(cell['lesion'])}</b>, measured on <b>{label(cell['tag'])}</b>",
             f"{number(cell['delta'])} nats (95 % interval {number(cell['ci_low'])} to {number(cell['ci_high'])})",
             f"{number(cell['percent'], '+.1f')} % of the intact loss",
+            f"category part {number(cell['delta_category'])}",
             controls if cell["controls"] else "no controls",
             f"q {number(cell['q_value'], '.3g')}; {cell['words']:,} words",
         ]

@@ -1,22 +1,23 @@
-"""Losses under many ablations, each computed only from where it begins to differ.
+"""Losses under many lesions, each computed only from where it begins to differ, and only where it is read.
 
 A batch is run once intact. A condition whose first ablated layer is l changes nothing before that layer's down
-projection, and after it just this: resid_post' = resid_post + sum over its neurons i in l of (fill_i - a_i) w_i, with a
+projection, and after it just this: resid_post' = resid_post + sum over its neurons i in l of (new_i - a_i) w_i, with a
 the activation and w the neuron's row of `W_out`. So a condition is forked there, layers l + 1 and on are run, several
-conditions side by side on the batch axis, and logits are computed at scored positions only. This is no approximation:
-it equals the plain hooks to rounding. A model for which the identity does not hold (a norm after the MLP), or that
-cannot start in the middle, is run from its first layer with plain hooks.
+conditions side by side, without padding and without what follows the last place that is read (see `packing`); the last
+MLP and the logits are computed at read places only. This is no approximation: it equals the plain hooks to rounding. A
+model for which the identity does not hold (a norm after the MLP), or that cannot start in the middle, is run from its
+first layer with plain hooks.
 
-In the scope `all` neurons are ablated at every position after BOS; in the scope `local` each loss is that of an
-ablation at the one position it is read from (see `locality`). This module knows tensors and sets of neurons, and no
-words.
+In the scope `all` neurons are ablated at every position after BOS, or at those chosen; in the scope `local` each loss
+is that of an ablation at the one position it is read from (see `locality`). A chunk of conditions, or of rows, that
+does not fit the memory is halved. This module knows tensors and sets of neurons, and no words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import replace
+from typing import Any, NamedTuple, get_args
 
 import torch
 from einops import rearrange, repeat
@@ -26,48 +27,38 @@ from torch import Tensor
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS
 from posneurons.errors import PosNeuronsError
+from posneurons.fills import Condition, Fill
+from posneurons.lexicon import split_losses
 from posneurons.locality import can_be_local, local_hooks, record_keys_values
+from posneurons.memory import release
 from posneurons.models import Hook
-from posneurons.neurons import NeuronSet
+from posneurons.packing import can_pack, narrow_hooks, packed_hooks
+from posneurons.reads import Reads, Trunk
 from posneurons.words import Scope
-
-AFTER_BOS = slice(1, None)
-"""The positions at which the scope `all` ablates."""
+from posneurons.writing import can_fork, keep
 
 STACK = 8
 """Batches' worth of tokens that conditions are stacked to where the model is not on a CPU, whose caches are small."""
 
-CHECK_TOLERANCE = 0.05
-"""Share of an effect by which the check of the identity may be off: above bf16 rounding, far below what a norm does."""
-
 _BEFORE = -1
 """The layer after which conditions begin that are run with plain hooks from the first layer on."""
 
-
-def _resid_post(layer: int) -> str:
-    return f"blocks.{layer}.hook_resid_post"
+Units = Mapping[int, Int[Tensor, " _"]]
 
 
-@dataclass(frozen=True)
-class Trunk:
-    """The intact run of a batch: losses at the scored places, and what the conditions fork from.
+class _Variant(NamedTuple):
+    """One way to run a condition: its number, its units per layer, one of its fills."""
 
-    Attributes:
-        tokens: ids with BOS at position 0.
-        where: index into the flattened (batch, pos) axes of each place whose next token is scored.
-        targets: those next tokens.
-        losses: nats per place.
-        residuals, values: per layer at which a condition forks, the residual after it, and its ablated neurons.
-        clean: keys and values of every layer; empty where they are not needed.
-    """
+    condition: int
+    units: Units
+    fill: Fill
 
-    tokens: Int[Tensor, "batch pos"]
-    where: Int[Tensor, " word"]
-    targets: Int[Tensor, " word"]
-    losses: Float[Tensor, " word"]
-    residuals: Mapping[int, Tensor]
-    values: Mapping[int, Tensor]
-    clean: Mapping[int, tuple[Tensor, Tensor]]
+
+class _Start(NamedTuple):
+    """What conditions that are run together have in common; `first` is None where nothing is ablated."""
+
+    scope: Scope
+    first: int | None
 
 
 class Forks:
@@ -75,238 +66,239 @@ class Forks:
 
     Args:
         model: what `load_model` gives.
-        conditions: sets of neurons, ablated one set at a time.
-        fill: the value each neuron is set to.
-        scope: "all" positions after BOS, or "local".
+        conditions: the lesions.
+        table: P(tag | token), where losses are to be split.
         tokens: size of a batch; conditions are stacked up to as many (on a GPU, `STACK` times as many).
+
+    Attributes:
+        halved: how often a chunk had to be halved because memory ran out.
 
     Raises:
         NeuronError: where a neuron lies outside the model.
-        PosNeuronsError: where the scope is unknown.
+        PosNeuronsError: where a scope is unknown.
     """
 
     def __init__(
         self,
         model: Any,
-        conditions: Sequence[NeuronSet],
-        fill: Float[Tensor, "layer neuron"],
+        conditions: Sequence[Condition],
         *,
-        scope: Scope = "all",
+        table: Float[Tensor, "vocab tag"] | None = None,
         tokens: int = BATCH_TOKENS,
     ) -> None:
-        if scope not in get_args(Scope):
-            raise PosNeuronsError(f"scope {scope!r}: no such scope; expected one of {', '.join(get_args(Scope))}")
         info = models.describe(model)
-        for neurons in conditions:
-            neurons.check(info.n_layers, info.d_mlp)
-        self._model, self._n_layers = model, info.n_layers
-        self._fill = fill.to(info.device)
-        self._budget = tokens if torch.device(info.device).type == "cpu" else STACK * tokens
-        self._parts = [
-            {layer: torch.from_numpy(units).to(info.device) for layer, units in neurons.by_layer().items()}
-            for neurons in conditions
-        ]
-        self._together = scope == "local" and can_be_local(model)
-        self._apart = scope == "local" and not self._together
-        self._groups = self._by_first_layer(can_fork(model))
-        self._held = {first: self._units_at(first) for first in self._groups if first is not None and first != _BEFORE}
+        for each in conditions:
+            if each.scope not in get_args(Scope):
+                known = ", ".join(get_args(Scope))
+                raise PosNeuronsError(f"scope {each.scope!r}: no such scope; expected one of {known}")
+            each.neurons.check(info.n_layers, info.d_mlp)
+        self._model, self._last, self._device = model, info.n_layers - 1, info.device
+        self._table = None if table is None else table.to(info.device)
+        self.limit(tokens)
+        self._fills = [len(each.fills) for each in conditions]
+        local = any(each.scope == "local" for each in conditions)
+        self._together, self._packs = local and can_be_local(model), can_pack(model)
+        self._groups = self._by_start(conditions, can_fork(model))
+        self._held = {
+            first: torch.unique(torch.cat([v.units[first] for v in variants]))
+            for first, variants in self._by_layer().items()
+        }
+        self.halved = 0
 
-    def _by_first_layer(self, forking: bool) -> dict[int | None, list[int]]:
-        """Numbers of the conditions by the layer they fork after; those without a neuron under None."""
-        groups: dict[int | None, list[int]] = {}
-        for number, part in enumerate(self._parts):
-            first = min(part, default=None)
-            groups.setdefault(first if first is None or forking else _BEFORE, []).append(number)
-        return groups
+    def _by_start(self, conditions: Sequence[Condition], forking: bool) -> dict[_Start, list[_Variant]]:
+        groups: dict[_Start, list[_Variant]] = {}
+        for number, (neurons, fills, scope) in enumerate(conditions):
+            units = {layer: torch.from_numpy(units).to(self._device) for layer, units in neurons.by_layer().items()}
+            first = min(units, default=None)
+            start = _Start(scope, first if first is None or forking else _BEFORE)
+            groups.setdefault(start, []).extend(_Variant(number, units, fill) for fill in fills)
+        return dict(sorted(groups.items(), key=lambda item: (item[0].scope, item[0].first or 0)))
+
+    def _by_layer(self) -> dict[int, list[_Variant]]:
+        """The variants that fork after each layer, whatever their scope."""
+        found: dict[int, list[_Variant]] = {}
+        for (_, first), variants in self._groups.items():
+            if first is not None and first != _BEFORE:
+                found.setdefault(first, []).extend(variants)
+        return found
+
+    def limit(self, tokens: int) -> None:
+        """Set the size of a batch anew."""
+        self._budget = tokens if torch.device(self._device).type == "cpu" else STACK * tokens
+
+    @property
+    def kept(self) -> int:
+        """Numbers that a trunk keeps of every token, for the plan of the memory."""
+        cfg, width = self._model.cfg, self._model.cfg.d_model
+        heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+        clean = 2 * heads * cfg.d_head * cfg.n_layers if self._together else 0
+        return int(sum(width + len(units) for units in self._held.values()) + clean)
 
     @torch.no_grad()
-    def trunk(
-        self, tokens: Int[Tensor, "batch pos"], where: Int[Tensor, " word"], targets: Int[Tensor, " word"]
-    ) -> Trunk:
+    def trunk(self, reads: Reads) -> Trunk:
         """Run a batch intact and keep what the conditions fork from."""
         residuals: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
         clean: dict[int, tuple[Tensor, Tensor]] = {}
         hooks = record_keys_values(self._model, clean) if self._together else []
-        for first in self._groups:
-            if first is not None and first != _BEFORE:
-                hooks += [
-                    (models.post_name(first), _keep(values, first, self._held[first])),
-                    (_resid_post(first), _keep(residuals, first)),
-                ]
-        state = models.residual(self._model, tokens, hooks).flatten(0, 1)[where]
-        losses = models.cross_entropy(self._model, state, targets)
-        return Trunk(tokens, where, targets, losses, residuals, values, clean)
+        for first, units in self._held.items():
+            hooks += [
+                (models.post_name(first), keep(values, first, units)),
+                (f"blocks.{first}.hook_resid_post", keep(residuals, first)),
+            ]
+        state = models.residual(self._model, reads.tokens, hooks).flatten(0, 1)[reads.where]
+        return Trunk(reads, self._measured(state[None], reads)[:, 0], residuals, values, clean)
 
-    def branches(self, trunk: Trunk) -> Iterator[tuple[list[int], Float[Tensor, "condition word"]]]:
-        """Numbers of conditions and their losses at the scored places, in nats, until all have been given."""
-        size = max(1, self._budget // max(1, trunk.tokens.numel()))
-        for first, numbers in self._groups.items():
-            for begin in range(0, len(numbers), size):
-                chosen = numbers[begin : begin + size]
-                if first is None or not len(trunk.where):
-                    yield chosen, repeat(trunk.losses, "word -> condition word", condition=len(chosen))
-                else:
-                    yield chosen, self._losses(trunk, first, chosen)
+    def branches(self, trunk: Trunk) -> Iterator[tuple[list[int], Float[Tensor, "measure condition place"]]]:
+        """Numbers of conditions and their losses at the read places, in nats, until all have been given."""
+        sums: dict[int, Tensor] = {}
+        left = dict(enumerate(self._fills))
+        for start, variants in self._groups.items():
+            if start.first is None or not len(trunk.reads.where):
+                numbers = list(dict.fromkeys(variant.condition for variant in variants))
+                yield numbers, repeat(trunk.losses, "measure place -> measure c place", c=len(numbers))
+                continue
+            begin = 0
+            while begin < len(variants):
+                size = max(1, self._budget // self._run_places(trunk.reads, start.scope))
+                chosen = variants[begin : begin + size]
+                found = self._halving(trunk, start, chosen)
+                begin += len(chosen)
+                done = []
+                for variant, loss in zip(chosen, found.unbind(1), strict=True):
+                    number = variant.condition
+                    sums[number] = loss / self._fills[number] + sums.get(number, 0)
+                    left[number] -= 1
+                    done += [number] if not left[number] else []
+                if done:
+                    yield done, torch.stack([sums.pop(number) for number in done], dim=1)
 
-    @torch.no_grad()
-    def _losses(self, trunk: Trunk, first: int, chosen: list[int]) -> Float[Tensor, "condition word"]:
-        if not self._apart:
-            return self._at(trunk, first, chosen, AFTER_BOS, trunk.where, trunk.targets)
-        losses = repeat(trunk.losses, "word -> condition word", condition=len(chosen)).clone()
-        position = trunk.where % trunk.tokens.shape[1]
-        for each in sorted(set(position[position > 0].tolist())):
-            here = position == each
-            only = slice(each, each + 1)
-            losses[:, here] = self._at(trunk, first, chosen, only, trunk.where[here], trunk.targets[here])
+    def _run_places(self, reads: Reads, scope: Scope) -> int:
+        """Places of a batch that one condition runs."""
+        return max(1, len(reads.where) if scope == "local" and self._packs else reads.tokens.numel())
+
+    def _halving(self, trunk: Trunk, start: _Start, chosen: list[_Variant]) -> Float[Tensor, "measure condition place"]:
+        """Losses of some variants; where memory runs out, of half of them, or of half of the rows, at a time."""
+        try:
+            return self._losses(trunk, start, chosen)
+        except models.OutOfMemoryError:
+            if len(chosen) == 1 and len(trunk.reads.tokens) == 1:
+                raise
+        self.halved += 1
+        release(self._device)
+        if len(chosen) > 1:
+            half = len(chosen) // 2
+            self._budget = max(1, self._budget // 2)
+            return torch.cat([self._halving(trunk, start, part) for part in (chosen[:half], chosen[half:])], dim=1)
+        losses = repeat(trunk.losses, "measure place -> measure c place", c=1).clone()
+        middle = len(trunk.reads.tokens) // 2
+        for rows in (slice(0, middle), slice(middle, len(trunk.reads.tokens))):
+            part, inside = trunk.rows(rows)
+            if inside.any():
+                losses[:, :, inside] = self._halving(part, start, chosen)
         return losses
 
-    def _at(
-        self, trunk: Trunk, first: int, chosen: list[int], positions: slice, where: Tensor, targets: Tensor
-    ) -> Float[Tensor, "condition word"]:
-        """Losses at some of the places, with neurons ablated at some of the positions."""
-        if first == self._n_layers - 1:
-            rows = self._forked(trunk, first, chosen, positions, where)
+    @torch.no_grad()
+    def _losses(self, trunk: Trunk, start: _Start, chosen: list[_Variant]) -> Float[Tensor, "measure condition place"]:
+        reads = trunk.reads
+        if start.scope == "all" or self._together:
+            return self._measured(self._states(trunk, start, chosen, reads), reads)
+        losses = repeat(trunk.losses, "measure place -> measure c place", c=len(chosen)).clone()
+        position = reads.where % reads.tokens.shape[1]
+        for each in torch.unique(position[position > 0]).tolist():
+            here = position == each
+            only = torch.zeros_like(reads.ablated)
+            only[:, each] = reads.ablated[:, each]
+            part = replace(reads.at(here), ablated=only)
+            losses[:, :, here] = self._measured(self._states(trunk, start, chosen, part), part)
+        return losses
+
+    def _measured(
+        self, states: Float[Tensor, "condition place d_model"], reads: Reads
+    ) -> Float[Tensor, "measure condition place"]:
+        """Losses of the residual at the read places."""
+        copies, rows = len(states), states.flatten(0, 1)
+        targets = reads.targets.repeat(copies)
+        if self._table is None or reads.tags is None:
+            losses = models.cross_entropy(self._model, rows, targets)[None]
         else:
-            states = rearrange(self._states(trunk, first, chosen, positions), "c batch pos d -> c (batch pos) d")
-            rows = states[:, where]
-        losses = models.cross_entropy(self._model, rows.flatten(0, 1), targets.repeat(len(chosen)))
-        return rearrange(losses, "(c word) -> c word", c=len(chosen))
+            losses = split_losses(self._model, rows, targets, reads.tags.repeat(copies), self._table)
+        return rearrange(losses, "measure (c place) -> measure c place", c=copies)
 
     def _states(
-        self, trunk: Trunk, first: int, chosen: list[int], positions: slice
-    ) -> Float[Tensor, "condition batch pos d_model"]:
-        """The residual after the last block under each of the chosen conditions, side by side."""
-        tokens = trunk.tokens.repeat(len(chosen), 1)
-        start = None
-        if first != _BEFORE:
-            everywhere = torch.arange(trunk.tokens.numel(), device=tokens.device)
-            forked = self._forked(trunk, first, chosen, positions, everywhere)
-            start = (first + 1, rearrange(forked, "c (batch pos) d -> (c batch) pos d", pos=tokens.shape[1]))
-        hooks = ablation_hooks([self._parts[number] for number in chosen], self._fill, positions, after=first)
-        if self._together:
-            hooks += local_hooks(self._model, trunk.clean, start=first + 1)
-        state = models.residual(self._model, tokens, hooks, start=start)
-        return rearrange(state, "(c batch) pos d -> c batch pos d", c=len(chosen))
+        self, trunk: Trunk, start: _Start, chosen: list[_Variant], reads: Reads
+    ) -> Float[Tensor, "condition place d_model"]:
+        """The residual after the last block at the read places under each of the variants, side by side."""
+        copies, first, (batch, pos) = len(chosen), start.first, reads.tokens.shape
+        assert first is not None  # noqa: S101 (those conditions have been answered)
+        ablated, everywhere = reads.ablated.flatten(), torch.arange(batch * pos, device=reads.where.device)
+        if first == self._last:
+            return self._forked(trunk, first, chosen, reads.where, ablated[reads.where])
+        local = start.scope == "local" and self._together
+        if first == _BEFORE or not self._packs:
+            tokens, resume = reads.tokens.repeat(copies, 1), None
+            if first != _BEFORE:
+                forked = self._forked(trunk, first, chosen, everywhere, ablated)
+                resume = (first + 1, rearrange(forked, "c (batch pos) d -> (c batch) pos d", pos=pos))
+            hooks = self._ablations(chosen, first, reads, {None: everywhere})
+            hooks += local_hooks(self._model, trunk.clean, start=first + 1) if local else []
+            state = models.residual(self._model, tokens, hooks, start=resume)
+            return rearrange(state, "(c batch) pos d -> c (batch pos) d", c=copies)[:, reads.where]
+        places = reads.where.sort().values if local else reads.until_read()
+        read = torch.searchsorted(places, reads.where)
+        shift = torch.arange(copies, device=places.device)[:, None]
+        hooks = self._ablations(chosen, first, reads, {None: places, self._last: reads.where})
+        inside = local_hooks(self._model, trunk.clean, start=first + 1) if local else []
+        where = (shift * (batch * pos) + places).flatten()
+        hooks += packed_hooks(self._model, where, (copies * batch, pos), start=first + 1, inside=inside)
+        hooks += narrow_hooks(self._model, (shift * len(places) + read).flatten())
+        forked = self._forked(trunk, first, chosen, places, ablated[places])
+        tokens = reads.tokens.flatten()[places].repeat(copies)[None]
+        state = models.residual(self._model, tokens, hooks, start=(first + 1, forked.flatten(0, 1)[None]))
+        return rearrange(state[0], "(c place) d -> c place d", c=copies)[:, read]
 
     def _forked(
-        self, trunk: Trunk, first: int, chosen: list[int], positions: slice, places: Int[Tensor, " place"]
-    ) -> Float[Tensor, "condition place d_model"]:
+        self,
+        trunk: Trunk,
+        first: int,
+        chosen: list[_Variant],
+        places: Int[Tensor, " run"],
+        ablated: Bool[Tensor, " run"],
+    ) -> Float[Tensor, "condition run d_model"]:
         """The residual after the first ablated layer, by the identity: one product per condition, no layer is run."""
-        base = trunk.residuals[first].flatten(0, 1)[places]
-        values = trunk.values[first].flatten(0, 1)[places]
+        base, values = (each[first].flatten(0, 1)[places] for each in (trunk.residuals, trunk.values))
         held, weights = self._held[first], self._model.blocks[first].mlp.W_out
-        ablated = _are_at(places % trunk.tokens.shape[1], positions)[:, None]
+        number = trunk.reads.number.flatten()[places]
         states = []
-        for number in chosen:
-            units = self._parts[number][first]
-            fill = self._fill[first, units].to(values.dtype)
-            change = (fill - values[:, torch.searchsorted(held, units)]).float() * ablated
-            states.append((base.float() + change @ weights[units].float()).to(base.dtype))
+        for _, units, fill in chosen:
+            live = values[:, torch.searchsorted(held, units[first])]
+            new = fill.new(first, units[first], live, number)
+            change = (new.float() - live.float()) * ablated[:, None]
+            states.append((base.float() + change @ weights[units[first]].float()).to(base.dtype))
         return torch.stack(states)
 
-    def _units_at(self, first: int) -> Int[Tensor, " k"]:
-        """The neurons of a layer that any condition which forks there ablates, ascending."""
-        found: Tensor = torch.unique(torch.cat([self._parts[number][first] for number in self._groups[first]]))
-        return found
+    def _ablations(
+        self, chosen: Sequence[_Variant], after: int, reads: Reads, places: Mapping[int | None, Int[Tensor, " _"]]
+    ) -> list[Hook]:
+        """Hooks that ablate in later layers than `after`; `places` are those that a layer runs (None: any other)."""
+        hooks: list[Hook] = []
+        for layer in sorted({layer for variant in chosen for layer in variant.units if layer > after}):
+            run = places.get(layer, places[None])
+            at = torch.nonzero(reads.ablated.flatten()[run])[:, 0]
+            hooks.append((models.post_name(layer), _ablate(layer, chosen, at, reads.number.flatten()[run[at]])))
+        return hooks
 
 
-def _are_at(position: Int[Tensor, " place"], positions: slice) -> Bool[Tensor, " place"]:
-    inside: Tensor = position >= positions.start
-    return inside if positions.stop is None else inside & (position < positions.stop)
+def _ablate(layer: int, chosen: Sequence[_Variant], at: Int[Tensor, " _"], number: Int[Tensor, " _"]) -> Any:
+    """A hook that ablates at some of the places of each variant, which lie one after the other."""
 
-
-def _keep(into: dict[int, Tensor], layer: int, units: Tensor | None = None) -> Any:
-    """A hook that keeps a value, or some of its columns."""
-
-    def hook_function(value: Tensor, hook: Any) -> None:  # noqa: ARG001
-        into[layer] = value.clone() if units is None else value[..., units]
-
-    return hook_function
-
-
-def ablation_hooks(
-    conditions: Sequence[Mapping[int, Int[Tensor, " _"]]],
-    fill: Float[Tensor, "layer neuron"],
-    positions: slice = AFTER_BOS,
-    *,
-    after: int = _BEFORE,
-) -> list[Hook]:
-    """Plain hooks that set neurons to their `fill`, for conditions that are stacked one after the other on the batch.
-
-    Args:
-        conditions: per condition the units of each layer.
-        fill: the value each neuron is set to.
-        positions: where.
-        after: hooks are made for later layers than this.
-    """
-    hooks: list[Hook] = []
-    for layer in sorted({layer for part in conditions for layer in part if layer > after}):
-        units = [part.get(layer) for part in conditions]
-        hooks.append((models.post_name(layer), _set_to(units, fill[layer], positions)))
-    return hooks
-
-
-def _set_to(units: Sequence[Tensor | None], fill: Float[Tensor, " neuron"], positions: slice) -> Any:
     def hook_function(value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        rows = value.shape[0] // len(units)
-        for slot, index in enumerate(units):
-            if index is not None:
-                value[slot * rows : (slot + 1) * rows, positions, index] = fill[index].to(value.dtype)
-        return value
+        flat = value.flatten(0, 1)
+        places = len(flat) // len(chosen)
+        for slot, (_, units, fill) in enumerate(chosen):
+            if layer in units:
+                rows = (slot * places + at)[:, None]
+                flat[rows, units[layer]] = fill.new(layer, units[layer], flat[rows, units[layer]], number)
+        return flat.view(value.shape)
 
     return hook_function
-
-
-@torch.no_grad()
-def can_fork(model: Any) -> bool:
-    """See on four tokens whether neurons change the residual after their layer through `W_out` and nothing else, in
-    every layer, and whether a run can start in the middle. A TransformerBridge cannot.
-    """
-    info = models.describe(model)
-    if info.backend == "bridge":
-        return False
-    tokens = torch.tensor([[0, 1, 2, 3]], device=info.device)
-    values: dict[int, Tensor] = {}
-    after: dict[int, Tensor] = {}
-    try:
-        recording = [hook for layer in range(info.n_layers) for hook in _recording(layer, values, after)]
-        intact = models.residual(model, tokens, recording)
-        off: list[Tensor] = []
-        weights = [model.blocks[layer].mlp.W_out for layer in range(info.n_layers)]
-        comparing = [
-            hook for layer in range(info.n_layers) for hook in _comparing(layer, values, after, weights[layer], off)
-        ]
-        models.residual(model, tokens, comparing)
-        again = models.residual(model, tokens, start=(1, after[0])) if info.n_layers > 1 else intact
-    except (KeyError, AttributeError, RuntimeError, AssertionError, ValueError, TypeError):
-        return False
-    off.append(_relative(again - intact, intact))
-    return bool((torch.stack(off) <= CHECK_TOLERANCE).all())
-
-
-def _recording(layer: int, values: dict[int, Tensor], after: dict[int, Tensor]) -> list[Hook]:
-    return [(models.post_name(layer), _keep(values, layer)), (_resid_post(layer), _keep(after, layer))]
-
-
-def _comparing(
-    layer: int, values: dict[int, Tensor], after: dict[int, Tensor], weights: Tensor, off: list[Tensor]
-) -> list[Hook]:
-    """Hooks that change a layer's neurons, note how far its output is from the identity, and undo the change."""
-    change = 2 * values[layer] + 1
-
-    def louder(value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        return value + change
-
-    def compare(value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        expected = change.float() @ weights.float()
-        off.append(_relative(value.float() - after[layer].float() - expected, expected))
-        return after[layer]
-
-    return [(models.post_name(layer), louder), (_resid_post(layer), compare)]
-
-
-def _relative(error: Tensor, to: Tensor) -> Float[Tensor, ""]:
-    """Size of an error without the first position, whose residual is so large in some models that all else rounds."""
-    share: Tensor = torch.linalg.vector_norm(error[:, 1:].float()) / torch.linalg.vector_norm(to[:, 1:].float())
-    return share

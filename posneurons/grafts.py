@@ -22,6 +22,7 @@ from torch.nn import functional
 from posneurons import lesions, models
 from posneurons.activations import BATCH_TOKENS, stream
 from posneurons.errors import ModelError, PosNeuronsError
+from posneurons.fills import Condition
 from posneurons.neurons import NeuronSet
 from posneurons.planted import Planted
 from posneurons.records import Corpus
@@ -306,10 +307,8 @@ def _measured(
 
 def _rises(model: Any, corpus: Corpus, sets: Sequence[NeuronSet], tokens: int) -> Float[ndarray, "lesion tag"]:
     """Rise of each tag's mean loss when a set is 0; NaN for a tag without words."""
-    info = models.describe(model)
-    nothing = torch.zeros(info.n_layers, info.d_mlp, device=info.device)
-    words, intact, losses = lesions.word_losses(model, corpus, sets, nothing, tokens=tokens)
-    member = corpus.word_tag[words][:, None] == np.arange(len(corpus.tags))
+    found = lesions.word_losses(model, corpus, [Condition(neurons) for neurons in sets], tokens=tokens)
+    member = corpus.word_tag[found.words][:, None] == np.arange(len(corpus.tags))
     with np.errstate(invalid="ignore", divide="ignore"):
-        rises: ndarray = (losses.astype(np.float64) - intact) @ member / member.sum(0)
+        rises: ndarray = found.rises() @ member / member.sum(0)
     return rises

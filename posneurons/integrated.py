@@ -27,14 +27,15 @@ from posneurons import models
 from posneurons.activations import BATCH_TOKENS, check_fits
 from posneurons.attribution import Scene, scenes
 from posneurons.effects import EffectAccumulator
-from posneurons.forks import can_fork
-from posneurons.locality import can_be_local, compact_hooks, record_keys_values
+from posneurons.locality import can_be_local, local_hooks, record_keys_values
 from posneurons.models import Hook
 from posneurons.objectives import score, score_and_gradient
+from posneurons.packing import packed_hooks
 from posneurons.quadrature import EARLY, NOISE, REFINED, TOLERANCE, Completeness, nodes
 from posneurons.records import Corpus, Scored
 from posneurons.weights import output_weights
 from posneurons.words import At, Path, Rule, Target
+from posneurons.writing import can_fork
 
 CHUNK = 1024
 """Rows whose logits are in memory at once."""
@@ -235,7 +236,8 @@ def _later(
     if start == len(clean.acts) or clean.keys_values is None:
         return rows
     shape = (scene.batch.tokens.shape[0], scene.batch.tokens.shape[1])
-    attention = compact_hooks(model, clean.keys_values, scene.where, shape, start=start)
+    inside = local_hooks(model, clean.keys_values, start=start)
+    attention = packed_hooks(model, scene.where, shape, start=start, inside=inside)
     tokens = scene.batch.tokens.flatten()[scene.where][None]
     return models.residual(model, tokens, [*hooks, *attention], start=(start, rows[None]))[0]
 

@@ -1,89 +1,267 @@
-"""Lesions: set neurons to a constant and measure the loss of every word.
+"""The lesion engine: conditions to the loss of every word.
 
 Each batch is run once intact and once per condition from where the condition begins to differ (see `forks`), so one
-pass per lesion gives the losses of all tags. Neurons are ablated at every position after BOS, or in the scope `local`
-only where a word is predicted; logits are computed at scored positions only, in chunks, in float32. A word is scored by
-the next-token loss of its first token, so the first word of a row, which is predicted from BOS, is left out. This
-module does not know how a set was found.
+pass per lesion gives the losses of all tags. A word is scored by the next-token loss of its first token, in float32;
+so the first word of a row, which is predicted from BOS, is left out. Its loss summed over all its tokens and the part
+that its category has in the first (see `lexicon`) come from the same pass. This module does not know how a set was
+found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from posneurons import models
-from posneurons.activations import BATCH_TOKENS, WordIndex, batches, check_fits, token_means
-from posneurons.errors import AlignmentError, NeuronError
-from posneurons.forks import Forks, Trunk
+from posneurons import memory, models
+from posneurons.activations import BATCH_TOKENS, Batch, WordIndex, batches, check_fits
+from posneurons.errors import AlignmentError
+from posneurons.fills import Condition, Fill, make_fills
+from posneurons.forks import Forks
+from posneurons.lexicon import Lexicon
 from posneurons.neurons import NeuronSet
+from posneurons.reads import Reads, Trunk
 from posneurons.records import Corpus
-from posneurons.results import LesionResult
-from posneurons.words import Ablation, Scope
+from posneurons.words import Ablation, Measure, Scope
+
+INTACT = -1
+"""The number under which the intact run is handed out."""
+
+Consumer = Callable[[Int[ndarray, " word"], list[int], Float[ndarray, "measure condition word"]], None]
+"""Called as consumer(words, numbers, losses): numbers of words in the corpus and of conditions (`INTACT` for none)."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class WordLosses:
+    """Losses of the scored words, in nats, float32.
+
+    Attributes:
+        words: their numbers in the corpus.
+        measures: what the first axis is: "first", "word", "category".
+        intact: with all neurons at work.
+        lesioned: under each condition.
+        notes: what had to be done for want of memory.
+    """
+
+    words: Int[ndarray, " word"]
+    measures: tuple[Measure, ...]
+    intact: Float[ndarray, "measure word"]
+    lesioned: Float[ndarray, "measure condition word"]
+    notes: tuple[str, ...] = ()
+
+    def rises(self, measure: Measure = "first") -> Float[ndarray, "condition word"]:
+        """How much more each word costs under each condition, float64."""
+        number = self.measures.index(measure)
+        return np.asarray(self.lesioned[number].astype(np.float64) - self.intact[number])
+
+
 def word_losses(
     model: Any,
     corpus: Corpus,
-    conditions: Sequence[NeuronSet],
-    fill: Float[Tensor, "layer neuron"],
+    conditions: Sequence[Condition],
     *,
-    scope: Scope = "all",
+    measures: Sequence[Measure] = ("first",),
+    lexicon: Lexicon | None = None,
+    where: Bool[ndarray, " token"] | None = None,
     tokens: int = BATCH_TOKENS,
     progress: bool = False,
-) -> tuple[Int[ndarray, " word"], Float[ndarray, " word"], Float[ndarray, "condition word"]]:
-    """Loss of every scored word, intact and under each condition.
+    also: Consumer | None = None,
+) -> WordLosses:
+    """Loss of every scored word, intact and under each condition; see `stream_losses`, which keeps nothing.
+
+    `also` is handed the same as they come.
+    """
+    words = corpus.readable("predict")
+    slot = np.full(len(corpus), -1)
+    slot[words] = np.arange(len(words))
+    losses = np.full((len(measures), len(conditions) + 1, len(words)), np.nan, dtype=np.float32)
+
+    def keep(found: ndarray, numbers: list[int], values: ndarray) -> None:
+        losses[:, np.array(numbers)[:, None] + 1, slot[found]] = values
+        if also is not None:
+            also(found, numbers, values)
+
+    notes = stream_losses(
+        model, corpus, conditions, keep,
+        measures=measures, lexicon=lexicon, where=where, tokens=tokens, progress=progress,
+    )  # fmt: skip
+    return WordLosses(words, tuple(measures), losses[:, 0], losses[:, 1:], notes)
+
+
+@torch.no_grad()
+def stream_losses(
+    model: Any,
+    corpus: Corpus,
+    conditions: Sequence[Condition],
+    consume: Consumer,
+    *,
+    measures: Sequence[Measure] = ("first",),
+    lexicon: Lexicon | None = None,
+    where: Bool[ndarray, " token"] | None = None,
+    tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+) -> tuple[str, ...]:
+    """Hand the loss of every scored word, intact and under each condition, to `consume`, batch by batch.
 
     Args:
         model: what `load_model` gives.
         corpus: aligned words; those whose first token follows BOS directly are not scored.
-        conditions: sets of neurons, ablated one set at a time.
-        fill: the value each neuron is set to.
-        scope: where neurons are ablated: "all" positions after BOS, or "local", only the position that predicts the
-            word whose loss is read.
-        tokens: size of a batch, and of several conditions stacked.
+        conditions: the lesions.
+        consume: called with the intact losses of some words, then with theirs under some conditions, until all are
+            done.
+        measures: "first" (of the word's first token), "word" (summed over its tokens), "category" (-ln P(its tag)).
+        lexicon: P(tag | token), for "category".
+        where: per token of the corpus, whether neurons are ablated there; None for everywhere after BOS.
+        tokens: size of a batch, and of several conditions stacked; less where the memory is planned to hold less.
         progress: show a bar.
 
     Returns:
-        Numbers of the scored words in the corpus, their loss in nats with all neurons intact, and under each condition.
+        Notes: what had to be done for want of memory.
 
     Raises:
         NeuronError: where a neuron lies outside the model.
-        AlignmentError: where the corpus does not fit the model.
+        AlignmentError: where the corpus does not fit the model, or the lexicon is missing or of other tags.
     """
     check_fits(model, corpus)
-    forks = Forks(model, conditions, fill, scope=scope, tokens=tokens)
-    losses = np.full((len(conditions) + 1, len(corpus)), np.nan, dtype=np.float32)
+    table = _table(corpus, measures, lexicon)
+    forks = Forks(model, conditions, table=table, tokens=tokens)
+    budget, notes = _planned(model, corpus, forks, tokens)
+    forks.limit(budget)
     total = (len(conditions) + 1) * len(corpus.tokens)
     with tqdm(total=total, desc="lesions", unit="token", unit_scale=True, disable=not progress) as bar:
-        for words, size, trunk in _trunks(forks, corpus, models.describe(model).device, tokens):
-            losses[0, words] = trunk.losses.cpu().numpy()
-            bar.update(size)
-            for numbers, found in forks.branches(trunk):
-                losses[np.ix_(np.array(numbers) + 1, words)] = found.cpu().numpy()
-                bar.update(size * len(numbers))
-    words = corpus.readable("predict")
-    return words, losses[0, words], losses[1:, words]
+        for batch in word_batches(model, corpus, measures, where, budget):
+            for part, trunk in _trunks(forks, batch):
+                consume(part.words, [INTACT], part.of_words(trunk.losses[:, None], measures))
+                bar.update(part.size)
+                for numbers, found in forks.branches(trunk):
+                    consume(part.words, numbers, part.of_words(found, measures))
+                    bar.update(part.size * len(numbers))
+    if forks.halved:
+        notes += (f"memory ran out {forks.halved} times; the work was halved each time and went on",)
+    return notes
 
 
-def _trunks(
-    forks: Forks, corpus: Corpus, device: str, tokens: int
-) -> Iterator[tuple[Int[ndarray, " word"], int, Trunk]]:
-    """Per batch the numbers of its scored words, how many tokens after BOS it has, and its intact run."""
+def _table(corpus: Corpus, measures: Sequence[Measure], lexicon: Lexicon | None) -> Tensor | None:
+    for measure in measures:
+        if measure not in get_args(Measure):
+            known = ", ".join(get_args(Measure))
+            raise AlignmentError(f"measure {measure!r}: no such loss; expected one of {known}")
+    if "category" not in measures:
+        return None
+    if lexicon is None or lexicon.tags != corpus.tags:
+        found = "none was given" if lexicon is None else f"it has the tags {', '.join(lexicon.tags)}"
+        raise AlignmentError(f"{corpus.name}: the loss of the category needs a lexicon of its tags; {found}")
+    return lexicon.table
+
+
+def _planned(model: Any, corpus: Corpus, forks: Forks, tokens: int) -> tuple[int, tuple[str, ...]]:
+    """How many tokens are run at once: as many as were asked for, or as fit, and at least the longest row."""
+    info = models.describe(model)
+    itemsize = next(model.parameters()).element_size()
+    longest = int(np.diff(corpus.row_bounds).max(initial=0)) + 1
+    each = memory.bytes_per_token(info, model.cfg.n_heads, longest, kept=forks.kept, itemsize=itemsize)
+    room = memory.affordable(memory.free_bytes(info.device), info, each)
+    if tokens <= max(room, longest):
+        return tokens, ()
+    fits = max(room, longest)
+    return fits, (f"batches of {fits} tokens instead of {tokens}: {each / 1e6:.2g} MB are needed per token",)
+
+
+@dataclass(frozen=True)
+class WordReads:
+    """What is read of some rows, and which word each place belongs to.
+
+    Attributes:
+        words: numbers of the words in the corpus.
+        reads: the places whose next token is one of a word's.
+        slot: index into `words` of each place; a word's places follow one another.
+        size: tokens after BOS.
+    """
+
+    words: Int[ndarray, " word"]
+    reads: Reads
+    slot: Int[Tensor, " place"]
+    size: int
+
+    def rows(self, rows: slice) -> WordReads:
+        """Some of the rows."""
+        reads, inside = self.reads.rows(rows)
+        kept, slot = torch.unique(self.slot[inside], return_inverse=True)
+        size = round(self.size * (rows.stop - rows.start) / len(self.reads.tokens))
+        return WordReads(self.words[kept.cpu().numpy()], reads, slot, size)
+
+    def of_words(
+        self, losses: Float[Tensor, "two condition place"], measures: Sequence[Measure]
+    ) -> Float[ndarray, "measure condition word"]:
+        """Losses of words from those of places."""
+        nats = losses[0]
+        begins = torch.diff(self.slot, prepend=self.slot.new_full((1,), -1)) > 0
+        found = []
+        for measure in measures:
+            if measure == "word":
+                found.append(nats.new_zeros(len(nats), len(self.words)).index_add_(1, self.slot, nats))
+            else:
+                found.append(losses[-1 if measure == "category" else 0][:, begins])
+        return torch.stack(found).float().cpu().numpy()
+
+
+def _trunks(forks: Forks, part: WordReads) -> Iterator[tuple[WordReads, Trunk]]:
+    """The intact run of some rows, or, where memory runs out, of half of them at a time."""
+    try:
+        trunk = forks.trunk(part.reads)
+    except models.OutOfMemoryError:
+        rows = len(part.reads.tokens)
+        if rows == 1:
+            raise
+        forks.halved += 1
+        yield from _trunks(forks, part.rows(slice(0, rows // 2)))
+        yield from _trunks(forks, part.rows(slice(rows // 2, rows)))
+        return
+    yield part, trunk
+
+
+def word_batches(
+    model: Any, corpus: Corpus, measures: Sequence[Measure], where: ndarray | None, tokens: int
+) -> Iterator[WordReads]:
+    """All rows of a corpus in batches, each with what is read of it; `where` is where neurons are ablated."""
     index, first = WordIndex(corpus, "predict"), corpus.positions("first")
-    for batch in batches(corpus, device, tokens):
+    length = corpus.word_last - first + 1 if "word" in measures else np.ones_like(first)
+    for batch in batches(corpus, models.describe(model).device, tokens):
         words = index.of(batch.rows)
-        targets = batch.tokens.flatten()[batch.places(corpus, first, words)]
-        trunk = forks.trunk(batch.tokens, batch.places(corpus, index.position, words), targets)
-        yield words, int(batch.lengths.sum()) - len(batch.rows), trunk
+        slot = np.repeat(np.arange(len(words)), length[words])
+        later = np.arange(len(slot)) - np.searchsorted(slot, slot)  # which token of its word, from 0
+        row = np.searchsorted(batch.rows, corpus.word_row[words])[slot]
+        place = torch.from_numpy(row * batch.tokens.shape[1] + first[words][slot] + later)
+        tags = np.where(later == 0, corpus.word_tag[words][slot], -1) if "category" in measures else None
+        number, ablated = _numbers(corpus, batch, where)
+        device = batch.tokens.device
+        reads = Reads(
+            tokens=batch.tokens,
+            where=place.to(device) - 1,
+            targets=batch.tokens.flatten()[place.to(device)],
+            tags=None if tags is None else torch.from_numpy(tags).to(device),
+            ablated=torch.from_numpy(ablated).to(device),
+            number=torch.from_numpy(number).to(device),
+        )
+        size = int(batch.lengths.sum()) - len(batch.rows)
+        yield WordReads(words, reads, torch.from_numpy(slot).to(device), size)
+
+
+def _numbers(
+    corpus: Corpus, batch: Batch, where: ndarray | None
+) -> tuple[Int[ndarray, "batch pos"], Bool[ndarray, "batch pos"]]:
+    """Number of each token in the corpus (0 for BOS and padding), and whether neurons are ablated there."""
+    pos = np.arange(batch.tokens.shape[1])
+    ablated = (pos >= 1) & (pos < batch.lengths[:, None])
+    number = np.where(ablated, corpus.row_bounds[batch.rows][:, None] + pos - 1, 0)
+    return number, ablated if where is None else ablated & where[number]
 
 
 def scored_words(corpus: Corpus) -> Int[ndarray, " tag"]:
@@ -91,7 +269,6 @@ def scored_words(corpus: Corpus) -> Int[ndarray, " tag"]:
     return np.bincount(corpus.word_tag[corpus.readable("predict")], minlength=len(corpus.tags))
 
 
-@torch.no_grad()
 def exact_effects(
     model: Any,
     corpus: Corpus,
@@ -110,7 +287,7 @@ def exact_effects(
         model: what `load_model` gives.
         corpus: aligned words; those whose first token follows BOS directly are not scored.
         neurons: the columns of the result, each ablated by itself.
-        fill: the value each neuron is set to, or "zero", or "mean" over the tokens of this corpus.
+        fill: the value each neuron is set to, or the name of an ablation, whose means are taken over this corpus.
         scope: "local", only where the word is predicted, or "all" positions after BOS.
         tokens: size of a batch, and of several neurons stacked.
         progress: show a bar.
@@ -122,131 +299,19 @@ def exact_effects(
         NeuronError: where a neuron lies outside the model, or the ablation is unknown.
         AlignmentError: where the corpus does not fit the model.
     """
-    check_fits(model, corpus)
-    values = fill_values(model, corpus, fill, tokens=tokens, progress=progress) if isinstance(fill, str) else fill
-    singles = [NeuronSet(neurons.layers[[i]], neurons.units[[i]]) for i in range(len(neurons))]
-    forks = Forks(model, singles, values, scope=scope, tokens=tokens)
-    device = models.describe(model).device
-    tags = torch.nn.functional.one_hot(torch.from_numpy(corpus.word_tag), len(corpus.tags)).float().to(device)
+    how: dict[str, Any] = {"tokens": tokens, "progress": progress}
+    fills = make_fills(model, corpus, corpus, fill, neurons, **how) if isinstance(fill, str) else (Fill(fill),)
+    singles = [Condition(NeuronSet(neurons.layers[[i]], neurons.units[[i]]), fills, scope) for i in range(len(neurons))]
     sums = np.zeros((len(corpus.tags), len(neurons)))
-    total = len(neurons) * len(corpus.tokens)
-    with tqdm(total=total, desc="exact effects", unit="token", unit_scale=True, disable=not progress) as bar:
-        for words, size, trunk in _trunks(forks, corpus, device, tokens):
-            of_tag = tags[torch.from_numpy(words).to(device)]
-            for numbers, found in forks.branches(trunk):
-                sums[:, numbers] += ((found - trunk.losses) @ of_tag).T.double().cpu().numpy()
-                bar.update(size * len(numbers))
+    intact: dict[str, ndarray] = {}
+
+    def add(words: ndarray, numbers: list[int], losses: ndarray) -> None:
+        if numbers == [INTACT]:
+            intact["losses"] = losses[0].astype(np.float64)
+        else:
+            of_tag = np.eye(len(corpus.tags))[corpus.word_tag[words]]
+            sums[:, numbers] += ((losses[0] - intact["losses"]) @ of_tag).T
+
+    stream_losses(model, corpus, singles, add, **how)
     with np.errstate(invalid="ignore"):
         return np.asarray(sums / scored_words(corpus)[:, None])
-
-
-def fill_values(
-    model: Any, corpus: Corpus, ablation: Ablation, *, tokens: int = BATCH_TOKENS, progress: bool = False
-) -> Float[Tensor, "layer neuron"]:
-    """What each neuron is set to: zeros, or its mean over all tokens of `corpus` after BOS.
-
-    Raises:
-        NeuronError: where the ablation is unknown.
-    """
-    if ablation not in get_args(Ablation):
-        raise NeuronError(f"ablation {ablation!r}: no such ablation; expected one of {', '.join(get_args(Ablation))}")
-    if ablation == "mean":
-        return token_means(model, corpus, tokens=tokens, progress=progress)
-    info = models.describe(model)
-    return torch.zeros(info.n_layers, info.d_mlp, device=info.device)
-
-
-def _with_controls(
-    keys: Mapping[str, NeuronSet], controls: int, seed: int, info: models.ModelInfo
-) -> tuple[list[str], list[int], list[NeuronSet]]:
-    """Per condition the tag, the draw (0: key neurons) and the set; no control holds any tag's key neuron."""
-    rng = np.random.default_rng(seed)
-    first, *rest = keys.values()
-    everyone = first.union(*rest)
-    names: list[str] = []
-    numbers: list[int] = []
-    sets: list[NeuronSet] = []
-    for tag, neurons in keys.items():
-        random = neurons.matched_random(controls, rng, n_layers=info.n_layers, n_units=info.d_mlp, exclude=everyone)
-        names += [tag] * (controls + 1)
-        numbers += range(controls + 1)
-        sets += [neurons, *random]
-    return names, numbers, sets
-
-
-def lesion(
-    model: Any,
-    corpus: Corpus,
-    keys: Mapping[str, NeuronSet],
-    *,
-    ablation: Ablation = "mean",
-    scope: Scope = "all",
-    controls: int = 20,
-    seed: int = 0,
-    method: str = "",
-    draws: int = 10_000,
-    cluster: str = "sentence",
-    split: str = "test",
-    fill: Float[Tensor, "layer neuron"] | None = None,
-    tokens: int = BATCH_TOKENS,
-    progress: bool = False,
-) -> LesionResult:
-    """Ablate each tag's key neurons and matched random sets, and measure the loss of every tag.
-
-    Args:
-        model: what `load_model` gives.
-        corpus: words with a split to measure on and, for mean ablation without `fill`, a split "train".
-        keys: tag to key neurons, as `Ranking.top` gives; names that are no tags are allowed.
-        ablation: "mean" or "zero".
-        scope: "all" positions after BOS, or "local": only the position that predicts the word whose loss is read.
-        controls: matched random sets per tag: as many neurons in each layer, none of any tag's key neurons.
-        seed: of the control sets, the bootstrap and the sign flips.
-        method: a name for the tables.
-        draws: resamples of the bootstrap, and sign vectors.
-        cluster: what is resampled, "sentence" or "document".
-        split: where losses are measured.
-        fill: values to set the neurons to, where they were computed before.
-        tokens: size of a batch.
-        progress: show a bar.
-
-    Returns:
-        Losses per word and condition, with their tables.
-
-    Raises:
-        NeuronError: where `keys` is empty, a neuron lies outside the model, or no matched sets are left.
-        AlignmentError: where a split is missing or the corpus does not fit the model.
-    """
-    if not keys:
-        raise NeuronError("lesion: no key neurons were given; expected a mapping of tags to NeuronSets")
-    if cluster not in ("sentence", "document"):
-        raise AlignmentError(f"cluster={cluster!r}: expected 'sentence' or 'document'")
-    info = models.describe(model)
-    names, numbers, sets = _with_controls(keys, controls, seed, info)
-    test = corpus.split(split)
-    if not len(test.readable("predict")):
-        raise AlignmentError(
-            f"{corpus.name}: the split {split!r} has no word to score (all {len(test)} are the first of their row); "
-            "give longer sentences"
-        )
-    if fill is None:
-        reference = corpus.split("train") if ablation == "mean" else corpus
-        fill = fill_values(model, reference, ablation, tokens=tokens, progress=progress)
-    words, intact, losses = word_losses(
-        model, test, sets, fill.to(info.device), scope=scope, tokens=tokens, progress=progress
-    )
-    unit = test.row_sentence if cluster == "sentence" else test.row_document
-    return LesionResult(
-        method=method,
-        ablation=ablation,
-        scope=scope,
-        tags=test.tags,
-        word_tag=test.word_tag[words],
-        word_cluster=np.unique(unit[test.word_row[words]], return_inverse=True)[1],
-        lesion=tuple(names),
-        draw=np.array(numbers),
-        neurons=tuple(sets),
-        loss_intact=intact,
-        losses=losses,
-        draws=draws,
-        seed=seed,
-    )

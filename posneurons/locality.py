@@ -75,38 +75,6 @@ def local_hooks(model: Any, clean: KeysValues | None = None, *, start: int = 0) 
     ]
 
 
-def compact_hooks(
-    model: Any, clean: KeysValues, where: Int[Tensor, " word"], shape: tuple[int, int], *, start: int
-) -> list[Hook]:
-    """`local_hooks` for a residual stream that holds the positions of words only, one after the other [1 word d_model].
-
-    Positions do not see one another, so that those nobody asks for need not be run. Inside attention alone queries,
-    keys and values are laid out as rows and positions, with nothing where there is no word.
-
-    Args:
-        model: what `load_model` gives; see `can_be_local`.
-        clean: keys and values of the run without edits.
-        where: index of each word's position into the flattened (batch, pos) axes, each once.
-        shape: sizes of those axes.
-        start: the first layer that is run.
-    """
-
-    def spread(value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        full = value.new_zeros(shape[0] * shape[1], *value.shape[2:])
-        return rearrange(full.index_copy(0, where, value[0]), "(batch pos) ... -> batch pos ...", batch=shape[0])
-
-    def gather(value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        return value.flatten(0, 1)[where][None]
-
-    layers = range(start, model.cfg.n_layers)
-    inside = local_hooks(model, clean, start=start)
-    return [
-        *((f"blocks.{layer}.attn.hook_{name}", spread) for layer in layers for name in "qkv"),
-        *inside,
-        *((f"blocks.{layer}.attn.hook_z", gather) for layer in layers),
-    ]
-
-
 def _local_attention(model: Any, layer: int, clean: tuple[Tensor, Tensor] | None) -> list[Hook]:
     live: dict[str, Tensor] = {}
     cap = getattr(model.cfg, "attn_scores_soft_cap", None) or 0.0

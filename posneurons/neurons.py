@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from posneurons.errors import NeuronError
@@ -114,32 +114,95 @@ class NeuronSet:
             )
 
     def matched_random(
-        self, draws: int, rng: np.random.Generator, *, n_layers: int, n_units: int, exclude: NeuronSet | None = None
+        self,
+        draws: int,
+        rng: np.random.Generator,
+        *,
+        n_layers: int,
+        n_units: int,
+        exclude: NeuronSet | None = None,
+        size: Float[ndarray, "layer neuron"] | None = None,
+        bins: int = 10,
     ) -> list[NeuronSet]:
-        """Random sets with the same number of neurons in each layer, drawn without replacement inside a set.
+        """Random sets that hold, at every place, a partner of the neuron at that place of this set.
+
+        The partner lies in the same layer and, where sizes are given, in the same bin of that layer's sizes. Inside a
+        draw nothing comes twice. The first k neurons of a draw are thus a matched random set of the first k of this
+        set: curves over k share their draws. Where a bin has too few neurons, the later places of the set take what is
+        nearest in size of what the layer has left.
 
         Args:
             draws: how many sets.
             rng: the source of randomness.
             n_layers: layers of the model.
             n_units: neurons in each layer.
-            exclude: neurons that no draw may contain (every tag's key neurons, and this set itself by default).
+            exclude: neurons that no draw may contain; None is this set itself. Name this set too where others are
+                named: an empty set excludes nothing.
+            size: what else partners share, such as how much an ablation perturbs; of any unit.
+            bins: equally filled bins of the sizes inside a layer; neurons of one size share a bin.
 
         Raises:
-            NeuronError: where a layer has fewer neurons left than the set has in it.
+            NeuronError: where a layer has fewer neurons left than the set has in it, or `size` or `bins` do not fit.
         """
         self.check(n_layers, n_units)
+        if size is not None and size.shape != (n_layers, n_units):
+            raise NeuronError(
+                f"matched random sets: sizes of {size.shape[0]} layers of {size.shape[1]} neurons were given, but the "
+                f"model has {n_layers} of {n_units}; measure them on this model"
+            )
+        if size is not None and not np.isfinite(size).all():
+            raise NeuronError(
+                f"matched random sets: {np.count_nonzero(~np.isfinite(size))} sizes are not finite; expected a number "
+                "for every neuron; load the model in float32"
+            )
+        if bins < 1:
+            raise NeuronError(f"matched random sets: bins={bins}; expected at least 1")
         taken = (self if exclude is None else exclude).by_layer()
-        found: list[list[ndarray]] = [[] for _ in range(draws)]
-        for layer, units in self.by_layer().items():
+        units = np.empty((draws, len(self)), dtype=np.int64)
+        for layer, mine in self.by_layer().items():
             pool = np.setdiff1d(np.arange(n_units), taken.get(layer, np.array([], dtype=np.int64)))
-            if len(pool) < len(units):
+            if len(pool) < len(mine):
                 raise NeuronError(
                     f"matched random sets: layer {layer} has {len(pool)} neurons outside all key sets, but "
-                    f"{len(units)} are needed; choose a smaller k or fewer tags"
+                    f"{len(mine)} are needed; choose a smaller k, fewer tags or fewer flags"
                 )
-            for each in found:
-                chosen = np.sort(rng.choice(pool, len(units), replace=False))
-                each.append(np.stack([np.full(len(units), layer), chosen], axis=1))
-        empty = np.empty((0, 2), dtype=np.int64)
-        return [NeuronSet.from_pairs(map(tuple, np.concatenate([empty, *each]).tolist())) for each in found]
+            sizes = np.zeros(n_units) if size is None else size[layer]
+            units[:, self.layers == layer] = _partners(mine, pool, sizes, bins, draws, rng)
+        return [NeuronSet(self.layers.astype(np.int64), each) for each in units]
+
+
+def _partners(
+    mine: Int[ndarray, " k"],
+    pool: Int[ndarray, " candidate"],
+    size: Float[ndarray, " neuron"],
+    bins: int,
+    draws: int,
+    rng: np.random.Generator,
+) -> Int[ndarray, "draw k"]:
+    """For each of `mine`, a unit of `pool` from its bin of `size`, else the nearest left; none twice inside a draw."""
+    inner = np.quantile(size, np.arange(1, bins) / bins)
+    bin_of = np.searchsorted(inner, size, side="right")
+    found = np.full((draws, len(mine)), -1, dtype=np.int64)
+    left = np.ones((draws, len(size)), dtype=bool)
+    for each in np.unique(bin_of[mine]):
+        inside = pool[bin_of[pool] == each]
+        places = np.flatnonzero(bin_of[mine] == each)[: len(inside)]
+        found[:, places] = _without_replacement(inside, len(places), draws, rng)
+        np.put_along_axis(left, found[:, places], False, axis=1)
+    for place in np.flatnonzero((found < 0).any(0)):
+        nearest = pool[np.argsort(np.abs(size[pool] - size[mine[place]]), kind="stable")]
+        found[:, place] = nearest[left[:, nearest].argmax(1)]
+        np.put_along_axis(left, found[:, [place]], False, axis=1)
+    return found
+
+
+def _without_replacement(
+    pool: Int[ndarray, " candidate"], k: int, draws: int, rng: np.random.Generator
+) -> Int[ndarray, "draw k"]:
+    """For each draw k of the pool in random order: the first k steps of a Fisher-Yates shuffle, all draws at once."""
+    table = np.tile(pool, (draws, 1))
+    rows = np.arange(draws)
+    for place in range(k):
+        other = rng.integers(place, len(pool), draws)
+        table[rows, other], table[rows, place] = table[rows, place], table[rows, other]
+    return table[:, :k]

@@ -303,14 +303,17 @@ class Ranking:
             found[tag] = NeuronSet.from_flat(np.concatenate([group[:k] for group in groups]), n_units)
         return found
 
-    def to_frame(self, k: int | None = None) -> pd.DataFrame:
-        """Columns method, at, tag, layer, neuron, score, rank (from 1); the k best of each tag, or all."""
+    def to_frame(self, k: int | None = None, *, last: int = 0) -> pd.DataFrame:
+        """Columns method, at, tag, layer, neuron, score, rank (from 1); of each tag the k best and `last`, or all."""
         import pandas as pd
 
         n_units = self.scores.shape[2]
         frames = []
         for number, tag in enumerate(self.tags):
-            order = self.order(tag)[:k]
+            order = self.order(tag)
+            ranks = np.arange(1, len(order) + 1)
+            kept = (ranks <= (len(order) if k is None else k)) | (ranks > len(order) - last)
+            order, ranks = order[kept], ranks[kept]
             frames.append(
                 pd.DataFrame(
                     {
@@ -320,7 +323,7 @@ class Ranking:
                         "layer": order // n_units,
                         "neuron": order % n_units,
                         "score": self.scores[number].ravel()[order],
-                        "rank": np.arange(1, len(order) + 1),
+                        "rank": ranks,
                     }
                 )
             )

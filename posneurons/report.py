@@ -1,15 +1,15 @@
 """A run directory to one page, `report.html`: self-contained, no network, written whole or not at all.
 
-Here the files of the run are read and checked, and become sentences, figures and the rows of tables; the template
-`report.html` lays them out, with autoescape on, and draws the figures with plotly.js, which stands in the page once
-(4.8 MB: the Python package has the full bundle only). What the page claims is worded here, from the files' numbers.
+Here the files of the run are read and checked, and become figures and the rows of tables; the template `report.html`
+lays them out, with autoescape on, and draws the figures with plotly.js, which stands in the page once (4.8 MB: the
+Python package has the full bundle only). What the page claims is worded by `findings`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,7 @@ from plotly.offline import get_plotlyjs
 from posneurons import figures
 from posneurons.errors import RunError
 from posneurons.figures import BASELINES, number, with_controls
+from posneurons.findings import groups, own_effects, sentences, unordered_pairs
 from posneurons.manifest import read_json, write_whole
 
 MANIFEST: dict[str, type] = {
@@ -41,11 +42,15 @@ VERIFY: dict[str, type] = {
     **dict.fromkeys(("top", "listed", "measured"), int),
     "agreement": list,
 }
-FEW_WORDS = 50
-"""Fewer words of a tag than this say little about one neuron's effect on it."""
 RANKING = "method at tag layer neuron score rank"
-LESIONS = "method lesion ablation scope draw tag words loss_intact delta ci_low ci_high q_value z_control"
-DISSOCIATIONS = "method ablation scope tag_a tag_b contrast_a contrast_b q_value verdict"
+LESIONS = (
+    "method lesion ablation scope set draw tag words loss_intact delta percent delta_category ci_low ci_high p_items"
+    " p_controls q_value z_control"
+)
+DISSOCIATIONS = (
+    "method ablation scope measure tag_a tag_b contrast_a contrast_b cross_a cross_b p_sets q_value equivalence_p"
+    " margin verdict"
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,10 @@ def findings(run_dir: Path) -> list[str]:
     return _findings(read_run(run_dir))
 
 
+def _findings(run: Run) -> list[str]:
+    return sentences(run.lesions, run.dissociations, run.probe or (), run.verify)
+
+
 def read_run(run_dir: Path) -> Run:
     """All files of a run directory that its manifest calls done. Raises RunError where one is missing or damaged."""
     path = run_dir / "manifest.json"
@@ -141,7 +150,8 @@ def _read_table(path: Path, columns: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise _damaged(path, f"damaged ({str(error).splitlines()[0]})", "a Parquet table") from None
     if lacking := [name for name in columns.split() if name not in frame]:
-        raise _damaged(path, f"no column {', '.join(lacking)}", f"columns {', '.join(columns.split())}")
+        expected = f"columns {', '.join(columns.split())} (an older version of posneurons wrote fewer)"
+        raise _damaged(path, f"no column {', '.join(lacking)}", expected)
     return frame
 
 
@@ -175,84 +185,14 @@ def _read_verify(path: Path) -> dict[str, Any]:
     return content
 
 
-def _findings(run: Run) -> list[str]:
-    found = [_lesion_finding(f"{method} neurons", rows) for (method, _), rows in _groups(run.lesions, "method scope")]
-    for (method, _), rows in _groups(run.dissociations, "method scope"):
-        verdicts = {ablation: _pairs(part)["verdict"] for (ablation,), part in _groups(rows, "ablation")}
-        counts = [f"{sum(v == 'strong')} of {len(v)} pairs of tags ({name} ablation)" for name, v in verdicts.items()]
-        found.append(
-            f"With the {method} neurons, {' and '.join(counts)} dissociate both ways: each of the two tags suffers"
-            " reliably more under the lesion of its own neurons than under the lesion of the other’s."
-        )
-    for result in run.probe or ():
-        rivals = [
-            f"{_percent(result['baselines'][name].get('accuracy'))} ({BASELINES[name]})"
-            for name in ("random_neurons", "most_frequent_tag", "majority")
-            if name in result["baselines"]
-        ]
-        found.append(
-            f"A linear probe on the {result['method']} neurons, read at “{result['at']}”, names the tag of"
-            f" {_percent(result.get('accuracy'))} of {result['test_words']:,} test words, against"
-            f" {', '.join(rivals) or 'no baseline'}; no interval was computed for these."
-        )
-    return [*found, *_agreements(run.verify)]
-
-
-def _agreements(verify: dict[str, Any] | None) -> Iterator[str]:
-    """How well each ranking agrees with exact ablation: medians over the tags."""
-    if verify is None:
-        return
-    frame = pd.DataFrame(verify["agreement"])
-    for (estimate, exact), rows in _groups(frame[frame["words"] >= FEW_WORDS], "estimate exact"):
-        middle = rows[["pearson", "spearman", "recall", "missed"]].astype(float).median()
-        about = "the rise of the tag’s loss" if exact == "effect" else "the rise on the tag less that on the rest"
-        linear = f"correlation {middle['pearson']:.3f}, " if pd.notna(middle["pearson"]) else ""
-        yield (
-            f"{estimate} against exact {verify['ablation']} ablation ({verify['scope']} scope) of"
-            f" {verify['measured']:,} single neurons, {about};"
-            f" medians over {len(rows)} tags with at least {FEW_WORDS} words: {linear}rank correlation"
-            f" {middle['spearman']:.3f}, top {verify['top']} of the measured within the listed {verify['listed']}"
-            f" {middle['recall']:.2f}, unlisted neurons as good as the last of the top at most {middle['missed']:.1%}."
-        )
-
-
-def _lesion_finding(whose: str, lesions: pd.DataFrame) -> str:
-    """For how many tags the own lesion exceeds every control, what chance would give, and the largest such effect."""
-    draws = lesions["draw"].max()
-    if not draws > 0:
-        return f"The {whose} were lesioned without matched controls, so nothing is claimed about the lesions."
-    counts, largest = [], ""
-    for ablation in lesions["ablation"].unique():
-        own = _own(with_controls(lesions, ablation))
-        tested = own[(own["controls"] > 0) & own["delta"].notna()]
-        above = tested[(tested["delta"] > tested["control_high"]) & (tested["delta"] > 0)]
-        chance = (1 / (tested["controls"] + 1)).sum()
-        counts.append(f"{len(above)} of {len(tested)} tags under {ablation} ablation (by chance: about {chance:.1f})")
-        for cell in above.head(0 if largest else 1).to_dict("records"):
-            names = ("delta", "ci_low", "ci_high", "control_low", "control_high")
-            largest = (
-                " The largest of these effects under {} ablation is that on {}: {} nats per word"
-                " (95 % interval {} to {}; controls {} to {})."
-            ).format(ablation, cell["tag"], *(number(cell[name]) for name in names))
-    return (
-        f"Lesioning a tag’s own {whose} raises that tag’s loss more than every one of its {draws} matched control"
-        f" lesions does, for {' and '.join(counts)}.{largest}"
-    )
-
-
-def _own(cells: pd.DataFrame) -> pd.DataFrame:
-    """Each tag's own lesion measured on that tag, the largest effect first."""
-    return cells[cells["lesion"] == cells["tag"]].sort_values("delta", ascending=False, kind="stable")
-
-
 def _profiles(run: Run) -> Iterator[dict[str, Any]]:
-    for (title,), rows in _groups(run.neurons, "method"):
+    for (title,), rows in groups(run.neurons, "method"):
         method, _, position = title.partition("@")
         at = position or run.manifest["config"].get("at")
         n_layers = run.manifest["model"].get("n_layers") or int(rows["layer"].max()) + 1
         top = {
             tag: ranked.nsmallest(10, "rank").to_dict("records")
-            for (name, place, tag), ranked in _groups(run.ranking, "method at tag")
+            for (name, place, tag), ranked in groups(run.ranking, "method at tag")
             if (name, place) == (method, at)
         }
         figure = figures.layer_profile(rows, n_layers, list(rows["tag"].unique()))
@@ -262,33 +202,26 @@ def _profiles(run: Run) -> Iterator[dict[str, Any]]:
 
 def _lesions(run: Run) -> Iterator[dict[str, Any]]:
     order = None if run.neurons is None else list(run.neurons["tag"].unique())
-    for (method, scope, ablation), rows in _groups(run.lesions, "method scope ablation"):
+    for (method, scope, ablation), rows in groups(run.lesions, "method scope ablation"):
         cells = with_controls(rows, ablation)
         yield {
             "title": f"{method}, {ablation} ablation" + ("" if scope == "all" else f", scope {scope}"),
             "matrix": _drawing(figures.lesion_matrix(rows, ablation, order)),
             "own": _drawing(figures.lesion_against_controls(rows, ablation)),
-            "own_cells": _own(cells).to_dict("records"),
+            "own_cells": own_effects(cells).to_dict("records"),
             "cells": cells.to_dict("records"),
         }
 
 
-def _pairs(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row for each unordered pair of tags, the strongest verdict of the two; largest smaller contrast first."""
-    names = ["\t".join(sorted(pair)) for pair in zip(rows["tag_a"], rows["tag_b"], strict=True)]
-    strength = rows["verdict"].map({"strong": 0, "one-way": 1}).fillna(2)
-    pairs = rows.assign(pair=names, strength=strength, smaller=rows[["contrast_a", "contrast_b"]].min(axis=1))
-    pairs = pairs.sort_values("strength", kind="stable").drop_duplicates("pair")
-    return pairs.sort_values("smaller", ascending=False, kind="stable")
-
-
 def _dissociations(run: Run) -> Iterator[dict[str, Any]]:
-    for (method, scope, ablation), rows in _groups(run.dissociations, "method scope ablation"):
-        pairs = _pairs(rows)
+    for (method, scope, ablation, measure), rows in groups(run.dissociations, "method scope ablation measure"):
+        pairs = unordered_pairs(rows)
+        part = "" if measure == "first" else f", {measure} part of the loss"
         yield {
-            "title": f"{method}, {ablation} ablation" + ("" if scope == "all" else f", scope {scope}"),
+            "title": f"{method}, {ablation} ablation" + ("" if scope == "all" else f", scope {scope}") + part,
             "counts": pairs["verdict"].value_counts().to_dict(),
-            "strong": pairs[pairs["verdict"] == "strong"].head(10).to_dict("records"),
+            "strong": pairs[pairs["verdict"].isin(["classical", "strong"])].head(10).to_dict("records"),
+            "margin": f"{rows['margin'].max():g}",
         }
 
 
@@ -305,15 +238,6 @@ def _dropped(rows: list[dict[str, Any]]) -> pd.DataFrame:
         return pd.DataFrame()
     table = pd.DataFrame(rows).pivot_table(index="tag", columns="reason", values="words", aggfunc="sum", fill_value=0)
     return table.assign(together=table.sum(axis=1)).sort_values("together", ascending=False, kind="stable")
-
-
-def _groups(frame: pd.DataFrame | None, columns: str) -> Iterable[tuple[Any, pd.DataFrame]]:
-    """The rows of each combination of values, in order of appearance; nothing where there is no frame."""
-    return () if frame is None else frame.groupby(columns.split(), sort=False)
-
-
-def _percent(share: float | None) -> str:
-    return number(None if share is None else 100 * share, ".1f") + " %"
 
 
 def _drawing(figure: Any) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from posneurons import models, report, significance
+from posneurons import models, report
 from posneurons.alignment import align
 from posneurons.config import Config
 from posneurons.errors import RunError
-from posneurons.lesions import fill_values, lesion
+from posneurons.lesion_study import Workbench, lesion, rivals
 from posneurons.manifest import Manifest, write_json, write_whole
 from posneurons.methods import parse
 from posneurons.neuron_lists import given_frame, read_neurons
@@ -29,8 +29,9 @@ from posneurons.neurons import NeuronSet
 from posneurons.probes import fit_probe
 from posneurons.records import Corpus, Ranking
 from posneurons.treebank import load_treebank, with_splits
+from posneurons.verdicts import correct, judge
 from posneurons.verification import verify
-from posneurons.words import Ablation, At, Per, Scope
+from posneurons.words import At, Control, Correction, Per, Scope
 from posneurons.workflow import Evidence
 
 STAGES = ("rank", "probe", "lesion", "report")
@@ -90,7 +91,6 @@ class Study:
         self.at = cast("At", config.at)  # `check` has seen that these are option words
         self.probe_at = cast("tuple[At, ...]", config.probe_at)
         self.positions = tuple(dict.fromkeys((self.at, *self.probe_at)))
-        self.ablations = cast("tuple[Ablation, ...]", config.ablations)
         self._how: dict[str, Any] = {"tokens": config.batch_tokens, "progress": progress}
         self.manifest = _open_run(config, out, command)
 
@@ -165,6 +165,17 @@ class Study:
         path = self.out / "neurons.json" if self.config.neurons is None else Path(self.config.neurons)
         return read_neurons(path)
 
+    @cached_property
+    def rankings(self) -> list[Ranking]:
+        """Every method at every position, computed; the same each time, whatever the run directory holds."""
+        config, train = self.config, self.corpus.split("train")
+        evidence = Evidence(self.model, train, self.positions, seed=config.seed, **self._how)
+        return [
+            evidence.ranking(parse(method), at, signed=config.signed)
+            for method in config.methods
+            for at in self.positions
+        ]
+
     def _keys_at(self, at: At) -> dict[str, dict[str, NeuronSet]]:
         """Key neurons for words read at `at`, by plain method name; those without a position serve all."""
         everywhere = {name: keys for name, keys in self.keys.items() if "@" not in name}
@@ -179,16 +190,11 @@ class Study:
             keys = self.keys
             frame = given_frame(keys, self.at)
         else:
-            train = self.corpus.split("train")
-            evidence = Evidence(self.model, train, self.positions, seed=config.seed, **self._how)
-            rankings = [
-                evidence.ranking(parse(method), at, signed=config.signed)
-                for method in config.methods
-                for at in self.positions
-            ]
+            rankings = self.rankings
             self.manifest.notes = {self._name(ranking): dict(ranking.notes) for ranking in rankings if ranking.notes}
             keys = {self._name(ranking): self._top(ranking) for ranking in rankings}
-            frame = pd.concat([ranking.to_frame(KEPT) for ranking in rankings], ignore_index=True)
+            last = config.top if config.per == "model" else 0
+            frame = pd.concat([ranking.to_frame(KEPT, last=last) for ranking in rankings], ignore_index=True)
         write_whole(self.out / "ranking.parquet", lambda part: frame.to_parquet(part, index=False))
         names = {method: {tag: list(found.names) for tag, found in sets.items()} for method, sets in keys.items()}
         write_json(self.out / "neurons.json", names)
@@ -236,30 +242,55 @@ class Study:
         write_json(self.out / "probe.json", {"results": [result.to_dict() for result in results]})
 
     def _lesion(self) -> None:
-        config = self.config
-        frames, pairs = [], []
-        for ablation in self.ablations:
-            fill = fill_values(self.model, self.corpus.split("train"), ablation, **self._how)
+        config, frames, pairs = self.config, [], []
+        bench = Workbench(self.model, self.corpus, seed=config.seed, **self._how)
+        correction, scope = cast("Correction", config.correction), cast("Scope", config.scope)
+        for ablation in config.ablations:
             for method, keys in self._keys_at(self.at).items():
+                bottoms = self._bottoms(method, keys) if "bottom" in config.beside else {}
+                beside = rivals(bench, keys, config.beside, ablation, scope, config.controls, bottoms)
                 result = lesion(
                     self.model,
                     self.corpus,
                     keys,
                     ablation=ablation,
+                    scope=scope,
                     controls=config.controls,
-                    scope=cast("Scope", config.scope),
+                    control=cast("Control", config.control),
+                    beside=beside,
                     seed=config.seed,
                     method=method,
                     draws=config.draws,
-                    fill=fill,
-                    **self._how,
+                    cluster=config.cluster,
+                    margin=config.margin,
+                    correction=correction,
+                    workbench=bench,
+                    losses=self._losses_file(method, ablation) if config.keep_losses else None,
                 )
                 frames.append(result.to_frame())
-                pairs.append(result.dissociations())
-        frame, pair = pd.concat(frames, ignore_index=True), pd.concat(pairs, ignore_index=True)
-        frame["q_value"] = significance.q_values(frame["p_value"].to_numpy())
+                pairs += [result.dissociations(), result.dissociations(category=True)]
+        frame = correct(pd.concat(frames, ignore_index=True), correction)
+        pair = judge(pd.concat(pairs, ignore_index=True), correction)
+        for note in bench.notes:
+            self._warn(note)
         write_whole(self.out / "lesions.parquet", lambda part: frame.to_parquet(part, index=False))
         write_whole(self.out / "dissociations.parquet", lambda part: pair.to_parquet(part, index=False))
+
+    def _losses_file(self, method: str, ablation: str) -> Path:
+        name = "".join(letter if letter.isalnum() or letter in "_.=" else "-" for letter in f"{method}-{ablation}")
+        return self.out / "losses" / f"{name}.parquet"
+
+    def _bottoms(self, method: str, keys: dict[str, NeuronSet]) -> dict[str, NeuronSet]:
+        """As many neurons as each tag's set has, from the end of the ranking, the last first; none of a given list."""
+        ranking = pd.read_parquet(self.out / "ranking.parquet")
+        ranking = ranking[(ranking["method"] == method) & (ranking["at"] == self.at)]
+        found = {}
+        for tag, neurons in keys.items():
+            rows = ranking[ranking["tag"] == tag].sort_values("rank", ascending=False)
+            if self.config.neurons is None and self.config.per == "model" and len(rows) >= 2 * len(neurons):
+                last = rows[: len(neurons)]
+                found[tag] = NeuronSet(last["layer"].to_numpy(np.int64), last["neuron"].to_numpy(np.int64))
+        return found
 
     def _verify(self) -> None:
         config = self.config
@@ -268,7 +299,7 @@ class Study:
             self.model,
             self.corpus.split("dev" if "dev" in splits else "test"),
             config.methods,
-            fill=self.ablations[0],
+            fill=cast("Any", config.ablations[0]),
             scope=cast("Scope", config.scope),
             listed=config.listed,
             random=config.random,

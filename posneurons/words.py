@@ -10,8 +10,31 @@ At = Literal["predict", "first", "last"]
 Per = Literal["model", "layer"]
 """Over what a top k is taken: the whole model, or each layer by itself."""
 
-Ablation = Literal["mean", "zero"]
-"""What an ablated neuron is set to: its mean over the training tokens, or 0."""
+Ablation = Literal["zero", "mean", "balanced_mean", "resample", "clamp", "scale"]
+"""What an ablated neuron is set to: 0, its mean over tokens or over tags, another token's value, a value, or a part of
+its own."""
+
+Donor = Literal["any", "other"]
+"""Whose value a resampled neuron takes: that of any word, or of one with another tag than the word at stake."""
+
+Measure = Literal["first", "word", "category"]
+"""Losses of a word: of its first token, summed over its tokens, and -ln P(its tag), of which the first is a part."""
+
+Control = Literal["size", "layer"]
+"""What a random set shares with the set it is held against: layers and size of effect, or layers only."""
+
+SetKind = Literal["key", "matched", "bottom", "damage", "unflagged"]
+"""What a lesioned set is: a tag's key neurons, a matched random set, the last of the ranking, a random set that does as
+much damage, or the key neurons without outliers."""
+
+Rival = Literal["bottom", "damage", "unflagged"]
+"""Sets that can be lesioned beside key neurons and their matched random sets."""
+
+Cluster = Literal["auto", "document", "sentence"]
+"""What is resampled: documents, sentences, or documents where enough are marked."""
+
+Correction = Literal["bh", "by"]
+"""False discovery rate: of Benjamini and Hochberg, or of Benjamini and Yekutieli, valid under any dependence."""
 
 ALPHA = 0.05
 """Level below which a corrected p-value earns a mark or a verdict."""

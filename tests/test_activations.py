@@ -1,5 +1,6 @@
 """Streaming against run_with_cache, against a plain loop, and against itself in other batches."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from inspect import unwrap
 
@@ -87,16 +88,60 @@ def test_batches_hold_every_row_once_within_the_budget() -> None:
     assert sorted(seen) == list(range(corpus.n_rows))
 
 
-def test_token_means_are_over_all_tokens_after_bos() -> None:
-    few = demo.small().select(np.arange(demo.small().n_rows) % 10 == 0)
-    total, count = torch.zeros(6, 768, dtype=torch.float64), 0
+def every_token(corpus: Corpus) -> np.ndarray:
+    """Activations at every token after BOS, one row of the corpus at a time: [token layer neuron], float64."""
+    found = []
     with torch.no_grad():
-        for row in range(few.n_rows):
-            _, cache = demo.model().run_with_cache(torch.from_numpy(few.row_tokens(row))[None])
-            total += torch.stack([cache[f"blocks.{la}.mlp.hook_post"][0, 1:].double().sum(0) for la in range(6)])
-            count += len(few.row_tokens(row)) - 1
-    means = activations.token_means(demo.model(), few, tokens=300)
-    torch.testing.assert_close(means.double(), total / count, atol=1e-5, rtol=1e-4)
+        for row in range(corpus.n_rows):
+            _, cache = demo.model().run_with_cache(torch.from_numpy(corpus.row_tokens(row))[None])
+            found.append(torch.stack([cache[f"blocks.{la}.mlp.hook_post"][0, 1:].double() for la in range(6)], dim=1))
+    return torch.cat(found).numpy()
+
+
+@pytest.mark.parametrize("tokens", [60, 300, 100_000])
+def test_token_statistics_are_over_all_tokens_after_bos(tokens: int) -> None:
+    few = demo.small().select(np.arange(demo.small().n_rows) % 10 == 0)
+    values = every_token(few)
+    found = activations.token_statistics(demo.model(), few, tokens=tokens)
+    assert found.count == len(values) == len(few.tokens)
+    np.testing.assert_allclose(found.mean, values.mean(0), atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(found.mean_abs, np.abs(values).mean(0), atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(found.sd, values.std(0), atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(found.max_abs, np.abs(values).max(0), atol=1e-4, rtol=1e-4)
+    assert (activations.token_means(demo.model(), few, tokens=tokens) == found.mean).all()
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, value_of: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Let every neuron of every layer be a function of the token ids, whatever the model."""
+
+    def residual(_: object, tokens: torch.Tensor, hooks: list) -> None:
+        for _name, hook in hooks:
+            hook(value_of(tokens)[..., None].expand(*tokens.shape, 768).clone(), None)
+
+    monkeypatch.setattr(models, "residual", residual)
+
+
+def test_token_statistics_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two rows of two tokens, values 3, -1 | -5, 3: mean 0, |.| 3, squares 9 + 1 + 25 + 9 = 44, sd sqrt(11), max 5.
+    corpus = demo.small().select(np.arange(demo.small().n_rows) < 2)
+    corpus = replace(corpus, tokens=np.array([13, 9, 5, 13]), row_bounds=np.array([0, 2, 4]))
+    scripted(monkeypatch, lambda tokens: (tokens - 10).float())
+    for size in (1, 100):
+        found = activations.token_statistics(demo.model(), corpus, tokens=size)
+        assert found.count == 4
+        torch.testing.assert_close(found.mean, torch.zeros(6, 768))
+        torch.testing.assert_close(found.mean_abs, torch.full((6, 768), 3.0))
+        torch.testing.assert_close(found.sd, torch.full((6, 768), 11**0.5))
+        torch.testing.assert_close(found.max_abs, torch.full((6, 768), 5.0))
+
+
+def test_a_large_mean_leaves_the_standard_deviation_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Values near 1000 that differ by thousandths: float32 sums of squares would have no digit left.
+    corpus = demo.corpus()
+    scripted(monkeypatch, lambda tokens: 1000 + (tokens % 16).float() / 1024)
+    found = activations.token_statistics(demo.model(), corpus, tokens=500)
+    expected = (corpus.tokens % 16 / 1024).std()
+    torch.testing.assert_close(found.sd, torch.full((6, 768), float(expected)), rtol=1e-5, atol=0)
 
 
 def test_moments_of_a_stream_equal_numpy() -> None:
@@ -113,7 +158,7 @@ def test_moments_of_a_stream_equal_numpy() -> None:
                 np.testing.assert_allclose(found.m2[number], mine.var(0) * len(mine), atol=1e-3, rtol=1e-4)
 
 
-def test_a_neuron_that_overflows_at_bos_does_not_spoil_the_means(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_neuron_that_overflows_at_bos_does_not_spoil_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     def overflow(_: object, tokens: torch.Tensor, hooks: list) -> None:
         for layer, (_, hook) in enumerate(hooks):
             value = torch.full((*tokens.shape, 768), float(layer))
@@ -121,8 +166,10 @@ def test_a_neuron_that_overflows_at_bos_does_not_spoil_the_means(monkeypatch: py
             hook(value, None)
 
     monkeypatch.setattr(models, "residual", overflow)
-    means = activations.token_means(demo.model(), demo.small())
-    torch.testing.assert_close(means, torch.arange(6.0)[:, None].expand(6, 768))
+    found = activations.token_statistics(demo.model(), demo.small())
+    torch.testing.assert_close(found.mean, torch.arange(6.0)[:, None].expand(6, 768))
+    torch.testing.assert_close(found.sd, torch.zeros(6, 768))
+    torch.testing.assert_close(found.max_abs, found.mean_abs)
 
 
 def test_errors_say_what_to_do() -> None:
@@ -133,6 +180,9 @@ def test_errors_say_what_to_do() -> None:
         pn.tag_moments(demo.model(), replace(corpus, tokens=np.full_like(corpus.tokens, 5000)))
     with pytest.raises(NeuronError, match=r"neuron L6N0: the model has layers 0 to 5 and units 0 to 767"):
         pn.cache_activations(demo.model(), corpus, pn.NeuronSet.parse(["L6N0"]))
+    nobody = corpus.select(np.zeros(corpus.n_rows, dtype=bool))
+    with pytest.raises(AlignmentError, match="no tokens to take a mean over; give a corpus with sentences"):
+        activations.token_statistics(demo.model(), nobody)
     long = replace(corpus, row_bounds=np.concatenate([[0], np.full(corpus.n_rows, len(corpus.tokens))]))
     with pytest.raises(
         AlignmentError, match=r"a row of \d+ tokens does not fit the model's context of 256; align with context=256"

@@ -13,7 +13,7 @@ EVIL = "<b>&</b>"
 
 
 def lesions(**changes):
-    """Two tags, real lesions and two controls; NOUN's own lesion +0.5 nats against controls of +0.1 and +0.3."""
+    """Two tags, key sets and two controls; NOUN's own lesion +0.5 nats against controls of +0.1 and +0.3."""
     rows = [
         # lesion, tag, draw, delta, q
         ("NOUN", "NOUN", 0, 0.5, 0.01),
@@ -22,10 +22,13 @@ def lesions(**changes):
         ("VERB", "VERB", 0, 0.8, np.nan),
         ("NOUN", "NOUN", 1, 0.1, np.nan),
         ("NOUN", "NOUN", 2, 0.3, np.nan),
+        ("NOUN", "NOUN", 1, 9.0, np.nan),
     ]
     frame = pd.DataFrame(rows, columns=["lesion", "tag", "draw", "delta", "q_value"])
+    frame["set"] = ["key"] * 4 + ["matched"] * 2 + ["bottom"]
     rest = {"method": "m", "scope": "all", "ablation": "mean", "words": 1000, "loss_intact": 2.0, "z_control": 2.5}
-    frame = frame.assign(**rest, ci_low=frame["delta"] - 0.1, ci_high=frame["delta"] + 0.2)
+    parts = {"percent": 50 * frame["delta"], "delta_category": frame["delta"] / 4}
+    frame = frame.assign(**rest, **parts, ci_low=frame["delta"] - 0.1, ci_high=frame["delta"] + 0.2)
     return frame.assign(**changes)
 
 
@@ -54,15 +57,11 @@ def test_controls_stand_beside_their_lesion():
     assert np.isnan(cells.loc[("VERB", "VERB"), "control_mean"])
 
 
-def test_a_loss_of_zero_has_no_percentage():
-    assert figures.with_controls(lesions(loss_intact=0.0), "mean")["percent"].isna().all()
-
-
 def test_another_ablation_and_mixed_methods_are_errors():
     with pytest.raises(RunError, match=r"^lesions: no ablation 'zero'; the frame has mean$"):
         figures.lesion_matrix(lesions(), "zero")
     with pytest.raises(RunError, match="method is a, b; expected one of them, choose its rows first"):
-        figures.lesion_against_controls(lesions(method=["a", "b"] * 3), "mean")
+        figures.lesion_against_controls(lesions(method=["a", *"bababa"]), "mean")
 
 
 def test_matrix_is_centred_marked_and_ordered():
@@ -73,10 +72,23 @@ def test_matrix_is_centred_marked_and_ordered():
     assert np.asarray(trace.text).tolist() == [["", "•"], ["", "•"]]  # q of 0.05 counts; no q, no mark
     assert trace.hovertext[1][1] == (
         "lesion of <b>NOUN</b>, measured on <b>NOUN</b><br>+0.500 nats (95 % interval +0.400 to +0.700)"
-        "<br>+25.0 % of the intact loss<br>2 controls: mean +0.200, +0.100 to +0.300; z 2.5<br>q 0.01; 1,000 words"
+        "<br>+25.0 % of the intact loss"
+        "<br>category part +0.125<br>2 controls: mean +0.200, +0.100 to +0.300; z 2.5<br>q 0.01; 1,000 words"
     )
     assert "no controls" in trace.hovertext[0][0]
     assert "−0.200 nats" in trace.hovertext[1][0]
+
+
+def test_matrix_can_be_coloured_by_what_the_frame_has():
+    figure = figures.lesion_matrix(lesions(), "mean", ["VERB", "NOUN"])
+    whole, category, z = figure.layout.updatemenus[0].buttons
+    assert [button.label[:8] for button in (whole, category, z)] == ["change (", "category", "z agains"]
+    change = category.args[0]
+    assert np.asarray(change["z"][0], dtype=float).tolist() == [[0.2, 0.025], [-0.05, 0.125]]
+    assert (change["zmin"], change["zmax"], change["colorbar.title.text"]) == (-0.2, 0.2, category.label)
+    assert np.asarray(whole.args[0]["z"][0]).tolist() == np.asarray(figure.data[0].z).tolist()
+    only = figures.lesion_matrix(lesions(delta_category=np.nan, z_control=np.nan), "mean")
+    assert not only.layout.updatemenus
 
 
 def test_tags_without_words_are_not_columns():

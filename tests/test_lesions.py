@@ -1,9 +1,9 @@
-"""The lesion engine against the plain TransformerLens loop, and its causal sanity."""
+"""The lesion engine over corpora against the plain TransformerLens loop, and its causal sanity."""
 
 from dataclasses import replace
 from functools import partial
-from inspect import unwrap
 from typing import Any
+from unittest.mock import patch
 
 import demo
 import numpy as np
@@ -11,19 +11,27 @@ import pytest
 import torch
 
 import posneurons as pn
-from posneurons import forks, lesions
-from posneurons.activations import token_means
+from posneurons import lesions, memory, models
 from posneurons.errors import AlignmentError, NeuronError
+from posneurons.fills import Condition, Fill, make_fills
+from posneurons.lesions import WordLosses, word_losses
+from posneurons.lexicon import lexicon
 from posneurons.records import Corpus
+
+SETS = (["L0N3", "L2N700", "L2N4", "L5N10"], [f"L4N{u}" for u in range(300)], [])
 
 
 def few() -> Corpus:
     return demo.small().select(np.arange(demo.small().n_rows) % 4 == 0)
 
 
+def conditions(fill: Fill, *sets: list[str], scope: Any = "all") -> list[Condition]:
+    return [Condition(pn.NeuronSet.parse(names), (fill,), scope) for names in sets]
+
+
 @torch.no_grad()
-def plain_losses(corpus: Corpus, neurons: pn.NeuronSet, fill: torch.Tensor) -> np.ndarray:
-    """What a user would write: run_with_hooks per row, full logits, log-softmax, gather."""
+def plain_log_probs(corpus: Corpus, row: int, neurons: pn.NeuronSet, fill: torch.Tensor) -> torch.Tensor:
+    """What a user would write: run_with_hooks per row, full logits, log-softmax."""
 
     def ablate(value: torch.Tensor, hook: object, layer: int) -> torch.Tensor:  # noqa: ARG001
         value = value.clone()
@@ -31,117 +39,156 @@ def plain_losses(corpus: Corpus, neurons: pn.NeuronSet, fill: torch.Tensor) -> n
             value[:, 1:, unit] = fill[layer, unit]
         return value
 
+    tokens = torch.from_numpy(corpus.row_tokens(row))[None]
+    hooks = [(f"blocks.{la}.mlp.hook_post", partial(ablate, layer=la)) for la in set(neurons.layers.tolist())]
+    found: torch.Tensor = demo.model().run_with_hooks(tokens, fwd_hooks=hooks).log_softmax(-1)[0]
+    return found
+
+
+def plain_losses(corpus: Corpus, neurons: pn.NeuronSet, fill: torch.Tensor) -> np.ndarray:
+    """First token's loss, whole word's loss and loss of the category of every scored word [measure word]."""
+    table = lexicon(corpus, 4096).table
     losses = []
-    for row in range(corpus.n_rows):
-        tokens = torch.from_numpy(corpus.row_tokens(row))[None]
-        hooks = [(f"blocks.{la}.mlp.hook_post", partial(ablate, layer=la)) for la in set(neurons.layers.tolist())]
-        log_probs = demo.model().run_with_hooks(tokens, fwd_hooks=hooks).log_softmax(-1)[0]
-        for word in np.flatnonzero(corpus.word_row == row):
-            first = corpus.word_first[word]
-            if first > 1:
-                losses.append(-log_probs[first - 1, tokens[0, first]].item())
-    return np.array(losses)
+    for word in corpus.readable("predict"):
+        row, first, last = corpus.word_row[word], corpus.word_first[word], corpus.word_last[word]
+        log_probs, tokens = plain_log_probs(corpus, row, neurons, fill), corpus.row_tokens(row)
+        nats = [-log_probs[t - 1, tokens[t]].item() for t in range(first, last + 1)]
+        share = log_probs[first - 1].exp().double() @ table[:, corpus.word_tag[word]].double()
+        losses.append([nats[0], sum(nats), -share.log().item()])
+    return np.array(losses).T
 
 
-@pytest.mark.parametrize("ablation", ["zero", "mean"])
-def test_losses_equal_the_plain_loop(ablation: str) -> None:
-    corpus = few()
-    sets = [
-        pn.NeuronSet.parse(["L0N3", "L2N700", "L2N4", "L5N10"]),
-        pn.NeuronSet.parse([f"L4N{u}" for u in range(300)]),
-    ]
-    fill = lesions.fill_values(demo.model(), corpus, ablation)
-    words, intact, losses = lesions.word_losses(demo.model(), corpus, sets, fill, tokens=700)
-    order = np.argsort(corpus.word_row[words], kind="stable")
-    np.testing.assert_allclose(intact[order], plain_losses(corpus, pn.NeuronSet.parse([]), fill), atol=1e-4)
-    for condition, neurons in enumerate(sets):
-        np.testing.assert_allclose(losses[condition][order], plain_losses(corpus, neurons, fill), atol=1e-4)
-    assert np.abs(losses[1] - intact).max() > 0.05
-
-
-def test_a_lesion_that_changes_nothing_changes_nothing() -> None:
-    corpus = few()
-    fill = token_means(demo.model(), corpus)
-    _, intact, losses = lesions.word_losses(demo.model(), corpus, [pn.NeuronSet.parse([])], fill)
-    np.testing.assert_array_equal(losses[0], intact)
+def test_every_measure_equals_the_plain_loop() -> None:
+    corpus = few().select(np.arange(few().n_rows) < 5)
+    (fill,) = make_fills(demo.model(), corpus, corpus, "mean", pn.NeuronSet.parse([]))
+    found = word_losses(
+        demo.model(), corpus, conditions(fill, *SETS),
+        measures=("first", "word", "category"), lexicon=lexicon(corpus, 4096), tokens=100,
+    )  # fmt: skip
+    assert fill.offset is not None
+    np.testing.assert_array_equal(found.words, corpus.readable("predict"))
+    assert (corpus.word_last > corpus.word_first).any()
+    for number, names in enumerate(SETS):
+        expected = plain_losses(corpus, pn.NeuronSet.parse(names), fill.offset)
+        np.testing.assert_allclose(found.lesioned[:, number], expected, atol=1e-4)
+    np.testing.assert_array_equal(found.lesioned[:, 2], found.intact)
+    assert np.abs(found.rises("category")[1]).max() > 0.05
+    np.testing.assert_array_equal(found.rises(), found.lesioned[0].astype(float) - found.intact[0])
 
 
 def test_bos_is_never_ablated_and_words_after_it_are_not_scored() -> None:
     corpus = few()
-    words, _, _ = lesions.word_losses(demo.model(), corpus, [], torch.zeros(6, 768))
-    assert (corpus.word_first[words] > 1).all()
-    assert len(words) == (corpus.word_first > 1).sum()
-    value = torch.ones(2, 3, 768)
-    (_, hook), *_ = forks.ablation_hooks([{1: torch.tensor([7])}], torch.zeros(6, 768))
-    out = hook(value, None)
-    assert out[:, 0].eq(1).all()
-    assert out[:, 1:, 7].eq(0).all()
-    assert out.sum() == 2 * 3 * 768 - 4
+    found = word_losses(demo.model(), corpus, [])
+    assert found.lesioned.shape == (1, 0, len(found.words))
+    assert (corpus.word_first[found.words] > 1).all()
+    assert len(found.words) == (corpus.word_first > 1).sum()
+    part = next(lesions._batches(demo.model(), corpus, ("first",), None, 300))
+    inside = part.reads.tokens != corpus.bos
+    assert torch.equal(part.reads.ablated, inside)
+    assert not part.reads.ablated[:, 0].any()
 
 
-def test_lesion_study_of_two_tags() -> None:
-    corpus = demo.small()
-    keys = pn.rank(demo.model(), corpus).top(15)
-    result = pn.lesion(demo.model(), corpus, {t: keys[t] for t in ("NOUN", "VERB")}, controls=3, seed=4, draws=500)
-    frame = result.to_frame()
-    assert len(frame) == 2 * 4 * len(corpus.tags)
-    real = frame[(frame["draw"] == 0) & (frame["words"] > 0)]
-    np.testing.assert_allclose(real["loss_lesioned"] - real["loss_intact"], real["delta"], atol=1e-6)
-    assert (real["ci_low"] <= real["delta"] + 1e-9).all()
-    assert (real["ci_high"] >= real["delta"] - 1e-9).all()
-    everyone = {*keys["NOUN"].names, *keys["VERB"].names}
-    for lesioned, draw, neurons in zip(result.lesion, result.draw, result.neurons, strict=True):
-        np.testing.assert_array_equal(neurons.layer_profile(6), keys[lesioned].layer_profile(6))
-        assert draw == 0 or not everyone & set(neurons.names)
-    again = pn.lesion(demo.model(), corpus, {t: keys[t] for t in ("NOUN", "VERB")}, controls=3, seed=4, draws=500)
-    assert again.to_frame().equals(frame)
+def test_tokens_are_numbered_as_in_the_corpus() -> None:
+    corpus, seen = few(), []
+    for part in lesions._batches(demo.model(), corpus, ("first",), None, 500):
+        here = part.reads.ablated
+        assert (corpus.tokens[part.reads.number[here].numpy()] == part.reads.tokens[here].numpy()).all()
+        seen.append(part.reads.number[here].numpy())
+    assert sorted(np.concatenate(seen)) == list(range(len(corpus.tokens)))
 
 
-def test_errors_say_what_to_do() -> None:
-    corpus, some = few(), {"NOUN": pn.NeuronSet.parse(["L0N1"])}
-    with pytest.raises(NeuronError, match="lesion: no key neurons were given"):
-        pn.lesion(demo.model(), corpus, {})
-    with pytest.raises(NeuronError, match=r"neuron L0N900: the model has layers 0 to 5 and units 0 to 767"):
-        pn.lesion(demo.model(), corpus, {"NOUN": pn.NeuronSet.parse(["L0N900"])})
-    with pytest.raises(NeuronError, match="ablation 'burn': no such ablation; expected one of"):
-        unwrap(lesions.fill_values)(demo.model(), corpus, "burn")  # a user's Python has no type checks around it
-    with pytest.raises(AlignmentError, match="no split 'held out'"):
-        pn.lesion(demo.model(), corpus.split("train"), some, split="held out")
-    with pytest.raises(AlignmentError, match="cluster='word': expected 'sentence' or 'document'"):
-        pn.lesion(demo.model(), corpus, some, cluster="word")
-    openers = replace(corpus, word_first=np.ones_like(corpus.word_first))
-    with pytest.raises(AlignmentError, match=r"the split 'test' has no word to score \(all \d+ are the first"):
-        pn.lesion(demo.model(), openers, some)
-    wide = {"NOUN": pn.NeuronSet.parse([f"L0N{u}" for u in range(500)])}
-    with pytest.raises(NeuronError, match="layer 0 has 268 neurons outside all key sets, but 500 are needed"):
-        pn.lesion(demo.model(), corpus, wide)
+def test_chosen_positions() -> None:
+    """Ablated nowhere nothing changes; ablated where a word is predicted, in the last layer, that word alone does."""
+    corpus, fill = few(), Fill(torch.ones(6, 768))
+    lesion = conditions(fill, ["L5N10", "L5N11"])
+    nowhere = word_losses(demo.model(), corpus, lesion, where=np.zeros(len(corpus.tokens), dtype=bool))
+    np.testing.assert_allclose(nowhere.lesioned[:, 0], nowhere.intact, atol=1e-6)
+    chosen = corpus.readable("predict")[[5, 40]]
+    where = np.zeros(len(corpus.tokens), dtype=bool)
+    where[corpus.row_bounds[corpus.word_row[chosen]] + corpus.word_first[chosen] - 2] = True
+    found, everywhere = (word_losses(demo.model(), corpus, lesion, where=each) for each in (where, None))
+    mine = np.isin(found.words, chosen)
+    np.testing.assert_allclose(found.lesioned[0, 0][mine], everywhere.lesioned[0, 0][mine], atol=1e-5)
+    np.testing.assert_allclose(found.rises()[0][~mine], 0, atol=1e-5)
+    assert np.abs(found.rises()[0][mine]).min() > 1e-4
 
 
 def test_a_local_lesion_is_followed_at_the_predicting_position_only() -> None:
     """In layer 5 nothing can travel to a later position, so that both scopes are the same; in layer 0 it does."""
-    corpus = few()
-    sets, fill = [pn.NeuronSet.parse(names) for names in (["L5N10", "L5N11"], ["L0N3", "L2N4"])], torch.ones(6, 768)
-    _, intact, everywhere = lesions.word_losses(demo.model(), corpus, sets, fill)
-    _, same, local = lesions.word_losses(demo.model(), corpus, sets, fill, scope="local")
-    np.testing.assert_array_equal(intact, same)
-    np.testing.assert_allclose(local[0], everywhere[0], atol=1e-5)
-    assert np.abs(local[1] - everywhere[1]).max() > 1e-3
-    result = pn.lesion(demo.model(), demo.small(), {"NOUN": sets[1]}, scope="local", controls=1, draws=50)
-    assert set(result.to_frame()["scope"]) == {"local"}
+    corpus, fill = few(), Fill(torch.ones(6, 768))
+    sets = (["L5N10", "L5N11"], ["L0N3", "L2N4"])
+    found = word_losses(
+        demo.model(), corpus, [*conditions(fill, *sets), *conditions(fill, *sets, scope="local")]
+    ).lesioned[0]
+    np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+    assert np.abs(found[3] - found[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("tokens", [1, 150, 4000])
+def test_batches_do_not_matter(tokens: int) -> None:
+    corpus, fill = few(), Fill(torch.ones(6, 768))
+    expected, found = (
+        word_losses(demo.model(), corpus, conditions(fill, *SETS), tokens=size).lesioned for size in (700, tokens)
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("fits", [60, 250])
+def test_a_batch_that_does_not_fit_is_halved_with_a_note(fits: int) -> None:
+    corpus, fill, ran = few(), Fill(torch.ones(6, 768)), models.residual
+    corpus = corpus.select(np.diff(corpus.row_bounds) < 50)
+
+    def small(model: Any, tokens: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        if tokens.numel() > fits:
+            raise torch.OutOfMemoryError
+        return ran(model, tokens, *args, **options)
+
+    how: dict[str, Any] = {"measures": ("first", "word"), "tokens": 800}
+    expected = word_losses(demo.model(), corpus, conditions(fill, *SETS), **how)
+    with patch.object(models, "residual", small):
+        found = word_losses(demo.model(), corpus, conditions(fill, *SETS), **how)
+    np.testing.assert_allclose(found.lesioned, expected.lesioned, atol=2e-5)
+    np.testing.assert_allclose(found.intact, expected.intact, atol=2e-5)
+    assert expected.notes == ()
+    (note,) = found.notes
+    assert note.startswith("memory ran out ")
+
+
+def test_less_is_run_at_once_where_memory_is_planned_to_hold_less() -> None:
+    corpus, fill = few(), Fill(torch.ones(6, 768))
+    with patch.object(memory, "free_bytes", return_value=70_000_000):
+        found = word_losses(demo.model(), corpus, conditions(fill, *SETS))
+    (note,) = found.notes
+    assert "tokens instead of 2048" in note
+    expected = word_losses(demo.model(), corpus, conditions(fill, *SETS))
+    np.testing.assert_allclose(found.lesioned, expected.lesioned, atol=2e-5)
 
 
 @pytest.mark.parametrize("scope", ["all", "local"])
 def test_exact_effects_are_the_means_of_single_lesions(scope: Any) -> None:
     corpus = replace(few(), tags=(*few().tags, "NONE"))
     neurons = pn.NeuronSet.parse(["L3N5", "L0N2", "L5N700"])
-    fill = lesions.fill_values(demo.model(), corpus, "mean")
+    fills = make_fills(demo.model(), corpus, corpus, "mean", neurons)
     effects = lesions.exact_effects(demo.model(), corpus, neurons, fill="mean", scope=scope, tokens=500)
-    singles = [pn.NeuronSet.parse([name]) for name in neurons]
-    words, intact, losses = lesions.word_losses(demo.model(), corpus, singles, fill, scope=scope)
+    found: WordLosses = word_losses(
+        demo.model(), corpus, [Condition(pn.NeuronSet.parse([name]), fills, scope) for name in neurons]
+    )
     for number in range(len(corpus.tags) - 1):
-        mine = corpus.word_tag[words] == number
-        expected = (losses[:, mine] - intact[mine]).astype(np.float64).mean(1) if mine.any() else np.full(3, np.nan)
+        mine = corpus.word_tag[found.words] == number
+        expected = found.rises()[:, mine].mean(1) if mine.any() else np.full(3, np.nan)
         np.testing.assert_allclose(effects[number], expected, atol=2e-6)
         assert lesions.scored_words(corpus)[number] == mine.sum()
     assert np.isnan(effects[-1]).all()
     assert np.nanmax(np.abs(effects)) > 1e-4
+
+
+def test_errors_say_what_to_do() -> None:
+    corpus: Corpus = few()
+    category: Any = {"measures": ("category",)}
+    with pytest.raises(AlignmentError, match="needs a lexicon of its tags; none was given"):
+        word_losses(demo.model(), corpus, [], **category)
+    other = lexicon(replace(corpus, tags=tuple(f"T{k}" for k in range(len(corpus.tags)))), 4096)
+    with pytest.raises(AlignmentError, match="needs a lexicon of its tags; it has the tags T0, T1"):
+        word_losses(demo.model(), corpus, [], lexicon=other, **category)
+    with pytest.raises(NeuronError, match=r"neuron L0N900: the model has layers 0 to 5 and units 0 to 767"):
+        word_losses(demo.model(), corpus, conditions(Fill(), ["L0N900"]))

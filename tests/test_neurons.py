@@ -162,7 +162,7 @@ def test_too_small_a_pool_says_how_many_are_left() -> None:
     mine = NeuronSet.parse(["L0N0", "L1N0", "L1N1", "L1N2"])
     sentence = (
         "^matched random sets: layer 1 has 2 neurons outside all key sets, but 3 are needed; "
-        "choose a smaller k or fewer tags$"
+        "choose a smaller k, fewer tags or fewer flags$"
     )
     with pytest.raises(NeuronError, match=sentence):
         mine.matched_random(1, np.random.default_rng(0), n_layers=2, n_units=5)
@@ -177,3 +177,102 @@ def test_random_sets_for_another_model_are_refused() -> None:
 def test_random_sets_of_an_empty_set_are_empty() -> None:
     drawn = NeuronSet.parse([]).matched_random(3, np.random.default_rng(0), n_layers=2, n_units=5)
     assert [len(each) for each in drawn] == [0, 0, 0]
+
+
+SIZES = np.random.default_rng(5).lognormal(size=(3, 40))
+
+
+def bin_by_hand(layer: int, unit: int, bins: int) -> int:
+    """Units of a layer in `bins` equal parts, smallest first: 40 units and no ties, so that ranks say it."""
+    return int((SIZES[layer] < SIZES[layer, unit]).sum() * bins // SIZES.shape[1])
+
+
+@given(SETS, st.integers(0, 2**32))
+def test_every_place_holds_a_partner_from_its_neurons_layer(mine: NeuronSet, seed: int) -> None:
+    drawn = mine.matched_random(3, np.random.default_rng(seed), n_layers=N_LAYERS, n_units=2 * N_UNITS)
+    for each in drawn:
+        assert each.layers.tolist() == mine.layers.tolist()
+
+
+@given(st.permutations(range(6)), st.integers(0, 2**32), st.sampled_from([1, 2, 4, 5, 8, 10]))
+def test_every_place_holds_a_partner_of_its_neurons_size(order: list[int], seed: int, bins: int) -> None:
+    # At most two in a layer, and at least three others in each of at most ten bins of 40: no bin runs dry.
+    mine = NeuronSet.from_pairs([[(0, 3), (0, 4), (1, 3), (1, 30), (2, 0), (2, 39)][i] for i in order])
+    drawn = mine.matched_random(5, np.random.default_rng(seed), n_layers=3, n_units=40, size=SIZES, bins=bins)
+    for each in drawn:
+        assert each.layers.tolist() == mine.layers.tolist()
+        assert not set(each) & set(mine)
+        for layer, unit, partner in zip(mine.layers, mine.units, each.units, strict=True):
+            assert bin_by_hand(layer, unit, bins) == bin_by_hand(layer, partner, bins)
+
+
+def test_every_neuron_of_a_bin_is_drawn_equally_often_at_every_place() -> None:
+    # Sizes 0..9 in two bins: units 0-4 and 5-9. Units 0 and 1 are the set, so 2, 3 and 4 are left, two places for them.
+    size = np.arange(10.0)[None]
+    mine = NeuronSet.parse(["L0N0", "L0N1"])
+    drawn = mine.matched_random(3000, np.random.default_rng(0), n_layers=1, n_units=10, size=size, bins=2)
+    for place in range(2):
+        counts = np.bincount([each.units[place] for each in drawn], minlength=10)
+        assert counts[[2, 3, 4]].sum() == 3000
+        assert abs(counts[[2, 3, 4]] - 1000).max() < 120  # five standard deviations of a binomial of 1/3
+
+
+def test_a_bin_that_runs_dry_borrows_the_nearest_of_the_layer() -> None:
+    # The median 5 parts units 0-2 from 3-7. With 4 taken, only unit 1 is left beside the set in its bin: the first
+    # place gets it, the second the nearest to 2.0 that is left (unit 3 at 5.0), in every draw.
+    size = np.array([[1.0, 1.5, 2.0, 5.0, 5.0, 7.0, 8.0, 9.0]])
+    mine = NeuronSet.parse(["L0N0", "L0N2"])
+    taken = NeuronSet.parse(["L0N4", *mine])
+    drawn = mine.matched_random(4, np.random.default_rng(0), n_layers=1, n_units=8, exclude=taken, size=size, bins=2)
+    assert [each.names for each in drawn] == [("L0N1", "L0N3")] * 4
+    # The quartiles 1.875, 5.25 and 7.25 leave nobody else in the bin of 7 and 6, and unit 3 in that of 5, who gets it.
+    # Then 7 takes the nearest of the rest (unit 4 at 5.5), and 6 the next (unit 2 at 7).
+    size = np.array([[9.0, 8.0, 7.0, 5.0, 5.5, 2.0, 1.5, 1.0]])
+    small = NeuronSet.parse(["L0N7", "L0N6", "L0N5"])
+    for each in small.matched_random(4, np.random.default_rng(1), n_layers=1, n_units=8, size=size, bins=4):
+        assert each.names == ("L0N4", "L0N2", "L0N3")
+
+
+def test_neurons_of_one_size_share_a_bin() -> None:
+    # Half the layer is dead (size 0): a dead neuron is matched with any dead one, not with those of its rank only.
+    size = np.concatenate([np.zeros(10), np.arange(1.0, 11)])[None]
+    mine = NeuronSet.parse(["L0N0"])
+    drawn = mine.matched_random(300, np.random.default_rng(0), n_layers=1, n_units=20, size=size, bins=4)
+    assert {int(each.units[0]) for each in drawn} == set(range(1, 10))
+
+
+def test_the_first_of_a_draw_match_the_first_of_the_set() -> None:
+    mine = NeuronSet.parse(["L2N9", "L0N3", "L2N1", "L1N0", "L0N7"])
+    for each in mine.matched_random(10, np.random.default_rng(0), n_layers=3, n_units=40, size=SIZES, bins=4):
+        for k in range(len(mine) + 1):
+            first = NeuronSet(mine.layers[:k], mine.units[:k])
+            nested = NeuronSet(each.layers[:k], each.units[:k])
+            assert nested.layer_profile(3).tolist() == first.layer_profile(3).tolist()
+
+
+def test_only_an_empty_set_of_excluded_neurons_lets_a_set_meet_itself() -> None:
+    mine = NeuronSet.from_pairs([(0, unit) for unit in range(4)])
+    nothing = NeuronSet.from_pairs([])
+    drawn = mine.matched_random(5, np.random.default_rng(0), n_layers=1, n_units=4, exclude=nothing)
+    assert [set(each) for each in drawn] == [set(mine)] * 5
+    with pytest.raises(NeuronError, match="layer 0 has 0 neurons outside"):
+        mine.matched_random(1, np.random.default_rng(0), n_layers=1, n_units=4)
+
+
+def test_sizes_that_do_not_fit_are_errors() -> None:
+    mine, rng = NeuronSet.parse(["L0N0"]), np.random.default_rng(0)
+    sentence = (
+        "^matched random sets: sizes of 3 layers of 40 neurons were given, but the model has 3 of 50; "
+        "measure them on this model$"
+    )
+    with pytest.raises(NeuronError, match=sentence):
+        mine.matched_random(1, rng, n_layers=3, n_units=50, size=SIZES)
+    sentence = (
+        "^matched random sets: 2 sizes are not finite; expected a number for every neuron; load the model in float32$"
+    )
+    broken = SIZES.copy()
+    broken[0, :2] = np.nan, np.inf
+    with pytest.raises(NeuronError, match=sentence):
+        mine.matched_random(1, rng, n_layers=3, n_units=40, size=broken)
+    with pytest.raises(NeuronError, match=r"^matched random sets: bins=0; expected at least 1$"):
+        mine.matched_random(1, rng, n_layers=3, n_units=40, bins=0)

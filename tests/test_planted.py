@@ -16,6 +16,7 @@ from numpy import ndarray
 import posneurons as pn
 from posneurons import lesions, models
 from posneurons.errors import ModelError, NeuronError, PosNeuronsError
+from posneurons.fills import Condition
 from posneurons.grafts import graft
 from posneurons.markov import MarkovSource, expected_lesion_matrix, expected_rise, markov_source
 from posneurons.neurons import NeuronSet
@@ -41,9 +42,7 @@ def grafted() -> Planted:
 
 
 def rises(planted: Planted, corpus: Corpus, sets: list[NeuronSet]) -> Float[ndarray, "lesion word"]:
-    info = models.describe(planted.model)
-    _, intact, losses = lesions.word_losses(planted.model, corpus, sets, torch.zeros(info.n_layers, info.d_mlp))
-    return losses.astype(np.float64) - intact
+    return lesions.word_losses(planted.model, corpus, [Condition(each) for each in sets]).rises()
 
 
 def by_tag(rise: Float[ndarray, "lesion word"], corpus: Corpus) -> Float[ndarray, "lesion tag"]:
@@ -253,9 +252,9 @@ def test_lesions_of_all_grafts_give_the_old_losses() -> None:
     planted, test = grafted(), demo.small().split("test")
     info = models.describe(planted.model)
     everything = NeuronSet.from_pairs((layer, unit) for layer in range(6) for unit in range(768, info.d_mlp))
-    fill = torch.zeros(info.n_layers, info.d_mlp)
-    _, intact, (lesioned,) = lesions.word_losses(planted.model, test, [everything], fill)
-    _, old, _ = lesions.word_losses(demo.model(), test, [], torch.zeros(6, 768))
+    found = lesions.word_losses(planted.model, test, [Condition(everything)])
+    intact, lesioned = found.intact[0], found.lesioned[0, 0]
+    old = lesions.word_losses(demo.model(), test, []).intact[0]
     np.testing.assert_allclose(lesioned, old, atol=1e-4)  # BOS is left as it is, where grafts are all but silent
     assert np.abs(intact - old).max() > 0.05
 

@@ -18,6 +18,16 @@ OWN = {"NOUN": 0.5, "VERB": 0.25, "X": 0.02}
 """Rise of each tag's own loss; the controls of the builder rise by 0.01, 0.02, ... 0.04, so X is not above its own."""
 
 
+LESION_COLUMNS = [
+    "method", "lesion", "ablation", "scope", "set", "draw", "tag", "words", "loss_intact", "loss_lesioned", "delta",
+    "percent", "delta_category", "ci_low", "ci_high", "p_items", "p_controls", "p_value", "q_value", "z_control",
+]  # fmt: skip
+PAIR_COLUMNS = [
+    "method", "ablation", "scope", "measure", "tag_a", "tag_b", "contrast_a", "contrast_b", "cross_a", "cross_b",
+    "p_sets", "p_value", "q_value", "equivalence_p", "margin", "verdict",
+]  # fmt: skip
+
+
 def lesion_rows(tags, own, controls, noise, method, ablation):
     rng = np.random.default_rng(0)
     for lesion in tags:
@@ -25,8 +35,20 @@ def lesion_rows(tags, own, controls, noise, method, ablation):
             for tag in tags:
                 delta = 0.01 * draw if draw else own[tag] if tag == lesion else 0.1
                 delta += noise * rng.normal()
-                tests = (np.nan,) * 5 if draw else (delta - 0.01, delta + 0.01, 0.001, 0.002, 5.0)
-                yield (method, lesion, ablation, "all", draw, tag, 1200, 4.0, 4.0 + delta, delta, *tests)
+                q = 0.002 if tag != "X" else 0.2
+                tests = (np.nan,) * 7 if draw else (delta - 0.01, delta + 0.01, 0.001, 0.001, 0.001, q, 5.0)
+                numbers = (1200, 4.0, 4.0 + delta, delta, 25 * delta, delta / (2 if tag == "NOUN" else 4))
+                yield (method, lesion, ablation, "all", "matched" if draw else "key", draw, tag, *numbers, *tests)
+
+
+def pair_rows(tags, own, method, ablation):
+    """The first pair dissociates; classically under mean ablation, strongly under zero, and so of the category part."""
+    kinds = {"mean": "classical", "zero": "strong"}
+    for measure in ("first", "category"):
+        for a, b in permutations(tags, 2):
+            verdict = kinds[ablation] if {a, b} == set(tags[:2]) else "one-way" if measure == "first" else "none"
+            numbers = (own[a] - 0.1, own[b] - 0.1, 0.03, 0.04, 0.01, 0.01, 0.02, 0.03, 0.05)
+            yield (method, ablation, "all", measure, a, b, *numbers, verdict)
 
 
 def probe_result(tags, method, at):
@@ -48,16 +70,10 @@ def build_run(folder, *, tags=TAGS, own=OWN, controls=4, methods=("correlation",
             ranking += [(method, "last", tag, n % 6, n + 7 * place, 1 - n / 20, n + 1) for n in range(12)]
         for ablation in ("mean", "zero"):
             lesions += lesion_rows(tags, own, controls, noise, method, ablation)
-            for a, b in permutations(tags, 2):
-                verdict = "strong" if {a, b} == set(tags[:2]) else "none"
-                pairs.append((method, ablation, "all", a, b, own[a] - 0.1, own[b] - 0.1, 0.01, 0.02, verdict))
+            pairs += pair_rows(tags, own, method, ablation)
     results = [probe_result(list(tags), method, position) for method in methods for position in at]
-    columns = (
-        "method lesion ablation scope draw tag words loss_intact loss_lesioned delta ci_low ci_high p_value q_value"
-    )
-    pd.DataFrame(lesions, columns=[*columns.split(), "z_control"]).to_parquet(folder / "lesions.parquet")
-    columns = "method ablation scope tag_a tag_b contrast_a contrast_b p_value q_value verdict"
-    pd.DataFrame(pairs, columns=columns.split()).to_parquet(folder / "dissociations.parquet")
+    pd.DataFrame(lesions, columns=LESION_COLUMNS).to_parquet(folder / "lesions.parquet")
+    pd.DataFrame(pairs, columns=PAIR_COLUMNS).to_parquet(folder / "dissociations.parquet")
     columns = "method at tag layer neuron score rank"
     pd.DataFrame(ranking, columns=columns.split()).to_parquet(folder / "ranking.parquet")
     keys = {m: {tag: [f"L{n % 6}N{n}" for n in range(10)] for tag in tags} for m in methods}
@@ -109,13 +125,25 @@ def page(tmp_path_factory):
 def test_findings_say_what_the_numbers_say(tmp_path):
     lesion, pairs, probe = findings(build_run(tmp_path))
     # NOUN 0.5 and VERB 0.25 exceed all controls (largest 0.04), X 0.02 does not; by chance 3 tags / (4 + 1) = 0.6.
+    # The category part of NOUN is a half, that of VERB a quarter: 37.5 % in the middle.
     assert lesion == (
         "Lesioning a tag’s own correlation neurons raises that tag’s loss more than every one of its 4 matched control"
         " lesions does, for 2 of 3 tags under mean ablation (by chance: about 0.6) and 2 of 3 tags under zero ablation"
-        " (by chance: about 0.6). The largest of these effects under mean ablation is that on NOUN: +0.500 nats"
+        " (by chance: about 0.6). Tested over words (is the rise zero?), over random neurons (do the controls do it?) and"
+        " over the other tags’ neurons (do they do it?), and corrected for all cells, the rise is there (q ≤ 0.05) for"
+        " 2 (mean) and 2 (zero)."
+        " The largest of these effects under mean ablation is that on NOUN: +0.500 nats"
         " per word (95 % interval +0.490 to +0.510; controls +0.010 to +0.040)."
+        " The category part of the loss holds 38 % of that rise under mean ablation (median over 2 tags) and 38 % of"
+        " that rise under zero ablation (median over 2 tags)."
     )
-    assert "1 of 3 pairs of tags (mean ablation) and 1 of 3 pairs of tags (zero ablation) dissociate both ways" in pairs
+    assert pairs == (
+        "With the correlation neurons, 1 of 3 pairs of tags (mean ablation) and 1 of 3 pairs of tags (zero ablation)"
+        " dissociate both ways: each of the two tags suffers more under the lesion of its own neurons than under the"
+        " lesion of the other’s, tested over words and over sets of neurons (q ≤ 0.05). Classical, with the other tag"
+        " shown to suffer neither more nor less than from matched controls (within 0.05 nats per word): 1 (mean) and"
+        " 0 (zero). On the category part of the loss alone: 1 (mean) and 1 (zero)."
+    )
     assert (
         "87.5 % of 3,600 test words, against 62.5 % (random neurons), 62.5 % (most frequent tag of the word)" in probe
     )
@@ -125,10 +153,57 @@ def test_findings_say_what_the_numbers_say(tmp_path):
 def test_a_loss_that_falls_is_no_finding_even_above_its_controls(tmp_path):
     run = build_run(tmp_path, own={"NOUN": -0.001, "VERB": -0.001, "X": -0.001})
     frame = pd.read_parquet(run / "lesions.parquet")
-    frame.loc[frame["draw"] > 0, "delta"] = -1.0
+    frame.loc[frame["set"] == "matched", "delta"] = -1.0
     frame.to_parquet(run / "lesions.parquet")
     assert "for 0 of 3 tags under mean ablation" in findings(run)[0]
+    assert "(q ≤ 0.05) for 0 (mean) and 0 (zero)." in findings(run)[0]
     assert "largest" not in findings(run)[0]
+    assert "category" not in findings(run)[0]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"q_value": 0.06}, {"z_control": -1.0}, {"p_controls": np.nan}, {"q_value": np.nan}]
+)
+def test_a_rise_is_shown_only_above_zero_and_above_controls(tmp_path, changes):
+    run = build_run(tmp_path)
+    frame = pd.read_parquet(run / "lesions.parquet")
+    frame.loc[(frame["set"] == "key") & (frame["tag"] == "NOUN"), list(changes)] = list(changes.values())
+    frame.to_parquet(run / "lesions.parquet")
+    assert "(q ≤ 0.05) for 1 (mean) and 1 (zero)." in findings(run)[0]
+
+
+def test_sets_of_other_kinds_are_no_controls(tmp_path):
+    run = build_run(tmp_path)
+    before = findings(run)
+    frame = pd.read_parquet(run / "lesions.parquet")
+    bottom = frame[frame["draw"] == 1].assign(set="bottom", delta=9.0, draw=99)
+    pd.concat([frame, bottom], ignore_index=True).to_parquet(run / "lesions.parquet")
+    assert findings(run) == before
+
+
+@pytest.mark.parametrize(
+    ("known", "grounds"),
+    [
+        ([], "tested over words only (without controls and with few tags, sets of neurons cannot be compared) (q ≤"),
+        (["NOUN"], "tested over words, and over sets of neurons where those can be compared (q ≤ 0.05)"),
+    ],
+)
+def test_a_dissociation_says_what_it_was_tested_over(tmp_path, known, grounds):
+    run = build_run(tmp_path)
+    frame = pd.read_parquet(run / "dissociations.parquet")
+    frame.loc[~frame["tag_a"].isin(known), "p_sets"] = np.nan
+    frame.to_parquet(run / "dissociations.parquet")
+    assert grounds in findings(run)[1]
+
+
+def test_without_category_losses_nothing_is_said_of_them(tmp_path):
+    run = build_run(tmp_path)
+    frame = pd.read_parquet(run / "dissociations.parquet")
+    frame[frame["measure"] == "first"].to_parquet(run / "dissociations.parquet")
+    frame = pd.read_parquet(run / "lesions.parquet")
+    frame.assign(delta_category=np.nan).to_parquet(run / "lesions.parquet")
+    assert not [sentence for sentence in findings(run) if "category" in sentence]
+    assert "category part of the loss" not in text_of(build_report(run))
 
 
 def test_without_controls_nothing_is_claimed(tmp_path):
@@ -141,9 +216,11 @@ def test_the_numbers_are_in_the_page(page):
     text = text_of(page)
     for expected in (
         "Part-of-speech neurons of posneurons/demo on demo",
-        "NOUN +0.500 +0.490 to +0.510 +12.5 +0.025 +0.010 to +0.040 +5.0 0.002 1,200",  # 0.5 of 4 nats
-        "strong 1 one-way 0 none 2",
-        "NOUN VERB +0.400 +0.150 0.02",
+        "NOUN +0.500 +0.490 to +0.510 +12.5 +0.250 +0.025 +0.010 to +0.040 +5.0 0.002 1,200",  # 0.5 of 4 nats
+        "classical 1 strong 0 one-way 2 none 0",
+        "classical 0 strong 1 one-way 0 none 2",  # zero ablation, category part
+        "correlation, zero ablation, category part of the loss",
+        "NOUN VERB +0.400 +0.150 0.02 +0.030 +0.040 0.03 classical",
         "probe on 30 key neurons 0.875 0.800",
         "NOUN 0.750 0.500 0.500 0.500 0.500 105",
         "1,239 words are left out",
@@ -283,3 +360,22 @@ def test_a_table_without_a_column_is_one_clear_line(tmp_path):
     pd.read_parquet(run / "lesions.parquet").drop(columns="delta").to_parquet(run / "lesions.parquet")
     with pytest.raises(RunError, match=r"lesions.parquet: no column delta; expected columns method, lesion"):
         build_report(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "new", "sentence"),
+    [
+        ("lesions", ["set", "percent", "delta_category", "p_items", "p_controls"], "no column set, percent, delta_cat"),
+        ("dissociations", ["measure", "p_sets", "equivalence_p", "margin"], "no column measure, p_sets, equivalence_p"),
+    ],
+)
+def test_a_table_of_an_older_version_is_one_clear_line(tmp_path, name, new, sentence):
+    path = build_run(tmp_path) / f"{name}.parquet"
+    pd.read_parquet(path).drop(columns=new).to_parquet(path)
+    with pytest.raises(RunError) as error:
+        findings(tmp_path)
+    assert str(error.value).startswith(f"{path}: {sentence}")
+    assert str(error.value).endswith(
+        " (an older version of posneurons wrote fewer); delete it and run the same command again"
+    )
+    assert "\n" not in str(error.value)

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 import posneurons as pn
 from posneurons import lesions, models, passes
 from posneurons.errors import PosNeuronsError
+from posneurons.fills import Condition
 from posneurons.neurons import NeuronSet
 from posneurons.planted import Planted, markov_model
 from posneurons.records import Corpus, Ranking
@@ -125,10 +126,9 @@ def exact_effects(model: Any, corpus: Corpus) -> Ranking:
     info = models.describe(model)
     part = corpus.split("test")
     sets = [NeuronSet.from_flat(np.array([flat]), info.d_mlp) for flat in range(info.n_layers * info.d_mlp)]
-    nothing = lesions.fill_values(model, part, "zero")
-    words, intact, losses = lesions.word_losses(model, part, sets, nothing, tokens=10**5)
-    tag = part.word_tag[words]
-    rises = np.stack([(losses - intact)[:, tag == k].mean(1, dtype=np.float64) for k in range(len(part.tags))])
+    found = lesions.word_losses(model, part, [Condition(each) for each in sets], tokens=10**5)
+    tag, rise = part.word_tag[found.words], found.rises()
+    rises = np.stack([rise[:, tag == k].mean(1) for k in range(len(part.tags))])
     return ranking_of(rises.reshape(len(part.tags), info.n_layers, info.d_mlp), signed=True)
 
 

@@ -19,6 +19,7 @@ from posneurons import neuron_lists, passes, study
 from posneurons.config import Config
 from posneurons.errors import NeuronError, PosNeuronsError, RunError, TreebankError
 from posneurons.manifest import Manifest
+from posneurons.verdicts import MEASURED, TESTED
 
 QUICK = Config(
     methods=("correlation",), top=20, controls=3, ablations=("mean",), draws=500, probe_at=("last",), min_words=60
@@ -43,8 +44,9 @@ def test_a_run_writes_the_files_of_the_contract(finished: Path) -> None:
     lesions = pd.read_parquet(finished / "lesions.parquet")
     columns = (
         "method lesion ablation scope draw tag words loss_intact loss_lesioned delta ci_low ci_high p_value q_value"
+        " z_control delta_category delta_lexical"
     )
-    assert set(lesions.columns) == {*columns.split(), "z_control"}
+    assert set(columns.split()) <= set(lesions.columns) == {*MEASURED, *TESTED}
     assert set(lesions["draw"]) == {0, 1, 2, 3}
     names = json.loads((finished / "neurons.json").read_text())
     assert set(names) == {"correlation", "correlation@last"}
@@ -190,7 +192,7 @@ def test_another_configuration_in_the_same_place_is_an_error(finished: Path) -> 
         ({"at": "middle"}, "--at middle: expected one of predict, first, last"),
         ({"per": "head"}, "--per head: expected one of model, layer"),
         ({"methods": ("guess",)}, "method 'guess': no such ranking; expected one of correlation, eta_squared"),
-        ({"ablations": ("burn",)}, "--ablation burn: expected one of mean, zero"),
+        ({"ablations": ("burn",)}, "ablation 'burn': no such ablation; expected one of zero, mean"),
         ({"top": 0}, "--top 0: expected at least 1"),
         ({"controls": -1}, "--controls -1: expected at least 0"),
         ({"draws": 0}, "--draws 0: expected at least 1"),

@@ -1,0 +1,78 @@
+"""The loss of every word under every lesion, streamed to a parquet file that is there whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from posneurons.records import Corpus
+from posneurons.words import Measure
+
+
+class LossTable:
+    """A file with a row for each (condition, word): their labels, the word's tag and form, and a column per loss.
+
+    Used as a context; `add` takes what `lesions.stream_losses` hands out. The file gets its name when the context ends
+    without an exception, and is removed when it does not.
+
+    Args:
+        path: of the file.
+        corpus: whose words are numbered.
+        labels: per condition its column values, such as lesion, set and draw; all with the same columns.
+        intact: the same for the intact run.
+        measures: names of the losses, in nats, float32.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        corpus: Corpus,
+        labels: Sequence[dict[str, str | int]],
+        intact: dict[str, str | int],
+        measures: Sequence[Measure],
+    ) -> None:
+        self._path, self._part = path, path.with_name(path.name + ".part")
+        self._corpus, self._measures = corpus, tuple(f"loss_{measure}" for measure in measures)
+        self._labels = [*labels, intact]  # so that -1, the number of the intact run, is the last
+        columns: list[tuple[str, Any]] = [
+            (name, pa.int32() if isinstance(value, int) else pa.dictionary(pa.int32(), pa.string()))
+            for name, value in intact.items()
+        ]
+        columns += [("word", pa.int64()), ("tag", pa.dictionary(pa.int32(), pa.string())), ("form", pa.string())]
+        self._schema = pa.schema(columns + [(name, pa.float32()) for name in self._measures])
+        self._writer: Any = None
+
+    def __enter__(self) -> LossTable:  # noqa: PYI034 (the run-time checks of the tests take no Self)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pq.ParquetWriter(self._part, self._schema)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._writer.close()
+        if kind is None:
+            self._part.replace(self._path)
+        else:
+            self._part.unlink(missing_ok=True)
+
+    def add(
+        self, words: Int[ndarray, " word"], numbers: list[int], losses: Float[ndarray, "measure condition word"]
+    ) -> None:
+        """Write the losses of some words under some conditions as one row group."""
+        tags = np.array(self._corpus.tags, dtype=object)[self._corpus.word_tag[words]]
+        columns: dict[str, Any] = {
+            name: np.repeat(np.array([self._labels[number][name] for number in numbers], dtype=object), len(words))
+            for name in self._labels[-1]
+        }
+        columns |= {"word": np.tile(words, len(numbers)), "tag": np.tile(tags, len(numbers))}
+        columns["form"] = np.tile(self._corpus.word_form[words].astype(object), len(numbers))
+        columns |= {name: values.ravel() for name, values in zip(self._measures, losses, strict=True)}
+        arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
