@@ -20,14 +20,24 @@ if TYPE_CHECKING:
     from posneurons.activations import stream as stream
     from posneurons.alignment import align as align
     from posneurons.alignment import dropped_table as dropped_table
+    from posneurons.composition import compose as compose
     from posneurons.errors import PosNeuronsError as PosNeuronsError
+    from posneurons.fills import Condition as Condition
+    from posneurons.fills import Fill as Fill
+    from posneurons.fills import make_fills as make_fills
     from posneurons.grafts import graft as graft
+    from posneurons.iteration import iterate as iterate
+    from posneurons.iteration import lesioned as lesioned
     from posneurons.lesion_results import LesionResult as LesionResult
+    from posneurons.lesion_study import Workbench as Workbench
     from posneurons.lesion_study import lesion as lesion
     from posneurons.lesions import exact_effects as exact_effects
+    from posneurons.lesions import word_losses as word_losses
     from posneurons.models import describe as describe
     from posneurons.models import load_model as load_model
     from posneurons.neurons import NeuronSet as NeuronSet
+    from posneurons.outliers import flags as flags
+    from posneurons.overlap import overlaps as overlaps
     from posneurons.passes import tag_moments as tag_moments
     from posneurons.planted import markov_model as markov_model
     from posneurons.probes import cross as cross
@@ -41,6 +51,11 @@ if TYPE_CHECKING:
     from posneurons.reliability import reliability as reliability
     from posneurons.results import ProbeResult as ProbeResult
     from posneurons.scoring import score_method as score_method
+    from posneurons.steering import steer as steer
+    from posneurons.steering import tag_shift as tag_shift
+    from posneurons.subspace import directions as directions
+    from posneurons.subspace import principal_angles as principal_angles
+    from posneurons.taggers import simple_tagger as simple_tagger
     from posneurons.treebank import load_treebank as load_treebank
     from posneurons.treebank import with_splits as with_splits
     from posneurons.verification import verify as verify
@@ -51,13 +66,18 @@ __version__ = "0.1.0"
 _HOME = {
     "activations": ("cache_activations", "stream"),
     "alignment": ("align", "dropped_table"),
+    "composition": ("compose",),
     "errors": ("PosNeuronsError",),
+    "fills": ("Condition", "Fill", "make_fills"),
     "grafts": ("graft",),
+    "iteration": ("iterate", "lesioned"),
     "lesion_results": ("LesionResult",),
-    "lesion_study": ("lesion",),
-    "lesions": ("exact_effects",),
+    "lesion_study": ("Workbench", "lesion"),
+    "lesions": ("exact_effects", "word_losses"),
     "models": ("describe", "load_model"),
     "neurons": ("NeuronSet",),
+    "outliers": ("flags",),
+    "overlap": ("overlaps",),
     "passes": ("tag_moments",),
     "planted": ("markov_model",),
     "probes": ("cross", "fit_probe"),
@@ -65,6 +85,9 @@ _HOME = {
     "reliability": ("reliability",),
     "results": ("ProbeResult",),
     "scoring": ("score_method",),
+    "steering": ("steer", "tag_shift"),
+    "subspace": ("directions", "principal_angles"),
+    "taggers": ("simple_tagger",),
     "treebank": ("load_treebank", "with_splits"),
     "verification": ("verify",),
     "workflow": ("rank",),

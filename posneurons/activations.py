@@ -68,6 +68,17 @@ def batches(corpus: Corpus, device: torch.device | str, tokens: int = BATCH_TOKE
         start = stop
 
 
+def sample_rows(corpus: Corpus, at: At, limit: int | None, rng: np.random.Generator) -> Corpus:
+    """Rows drawn at random that hold at least `limit` readable words between them; all where there are fewer."""
+    words = corpus.readable(at)
+    if limit is None or len(words) <= limit:
+        return corpus
+    order = rng.permutation(corpus.n_rows)
+    per_row = np.bincount(corpus.word_row[words], minlength=corpus.n_rows)
+    enough = np.searchsorted(np.cumsum(per_row[order]), limit) + 1
+    return corpus.select(np.isin(np.arange(corpus.n_rows), order[:enough]))
+
+
 class WordIndex:
     """Which words can be read at a position, by row."""
 

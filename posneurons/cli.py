@@ -69,6 +69,7 @@ Beside = Annotated[
 ClusterOf = Annotated[str, typer.Option("--cluster", help="Resample 'document', 'sentence', or what suits: 'auto'.")]
 Margin = Annotated[float, typer.Option(help="Nats within which an effect counts as none (classical dissociation).")]
 CorrectionOf = Annotated[str, typer.Option("--correction", help="False discovery rate by 'bh' or 'by'.")]
+LesionWords = Annotated[int, typer.Option(help="Test words to lesion, in sentences drawn at random; 0 for all.")]
 KeepLosses = Annotated[bool, typer.Option("--keep-losses", help="Write the loss of every word under every lesion.")]
 Neurons = Annotated[str | None, typer.Option(help='Key neurons to use instead of a ranking: {"TAG": ["L3N12", ...]}.')]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -148,6 +149,7 @@ def _study(
     margin: Margin = DEFAULT.margin,
     correction: CorrectionOf = DEFAULT.correction,
     keep_losses: KeepLosses = DEFAULT.keep_losses,
+    lesion_words: LesionWords = DEFAULT.lesion_words,
     neurons: Neurons = DEFAULT.neurons,
     draws: Draws = DEFAULT.draws,
     batch_tokens: BatchTokens = DEFAULT.batch_tokens,
@@ -158,7 +160,7 @@ def _study(
         methods=_each_once(methods), at=at, probe_at=_each_once(probe_at), top=top, per=per, signed=signed,
         min_words=min_words, ablations=_each_once(ablations), scope=scope, controls=controls, control=control,
         beside=_each_once(beside), cluster=cluster, margin=margin, correction=correction, keep_losses=keep_losses,
-        neurons=neurons, draws=draws, batch_tokens=batch_tokens, seed=seed,
+        lesion_words=lesion_words, neurons=neurons, draws=draws, batch_tokens=batch_tokens, seed=seed,
     )  # fmt: skip
     config.check()
     _run(config, out, STAGES[str(context.info_name)])

@@ -39,6 +39,7 @@ class Config:
     margin: float = 0.05
     correction: str = "bh"
     keep_losses: bool = False
+    lesion_words: int = 0
     scope: str = "all"
     neurons: str | None = None
     draws: int = 10_000
@@ -80,6 +81,7 @@ class Config:
             ("listed", self.listed, 20),
             ("random", self.random, 0),
             ("words", self.words, 1),
+            ("lesion-words", self.lesion_words, 0),
         ):
             if number < least:
                 raise RunError(f"--{name} {number}: expected at least {least}")

@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from posneurons import models, outliers
 from posneurons.ablations import Edit, parse
-from posneurons.activations import BATCH_TOKENS, TokenStatistics, token_statistics
+from posneurons.activations import BATCH_TOKENS, TokenStatistics, sample_rows, token_statistics
 from posneurons.controls import Damage, damage_matched, perturbation_size, planned, remaining
 from posneurons.errors import AlignmentError, ModelError, NeuronError
 from posneurons.fills import Condition, Fill, make_fills
@@ -47,6 +47,7 @@ class Workbench:
         corpus: words with a split to measure on, and for all that is estimated before, the split "train"; without it
             that is estimated on the words measured.
         split: where losses are measured.
+        words: how many of its words, in rows drawn at random; None for all.
         seed: of random sets and donors.
         tokens: size of a batch.
         progress: show bars.
@@ -61,12 +62,13 @@ class Workbench:
         corpus: Corpus,
         *,
         split: str = "test",
+        words: int | None = None,
         seed: int = 0,
         tokens: int = BATCH_TOKENS,
         progress: bool = False,
     ) -> None:
         self.model, self.seed, self.info = model, seed, models.describe(model)
-        self.test = corpus.split(split)
+        self.test = sample_rows(corpus.split(split), "predict", words, np.random.default_rng(seed))
         self.train = corpus.split("train") if "train" in corpus.split_names else self.test
         self.dev = corpus.split("dev") if "dev" in corpus.split_names else self.train
         self.notes: list[str] = []

@@ -35,8 +35,9 @@ def lexicon(corpus: Corpus, n_vocab: int) -> Lexicon:
     """P(tag | token), counted on the first tokens of a corpus' words.
 
     P(k | v) = (c(v, k) + PRIOR h_k) / (c(v) + PRIOR). The prior h is the tags of tokens that were seen once, as those
-    that were never seen are most like them (Good 1953, doi.org/10.1093/biomet/40.3-4.237); where there is none, it is
-    that of all words. A token that never began a word, such as the end of one, has the prior itself.
+    that were never seen are most like them (Good 1953, doi.org/10.1093/biomet/40.3-4.237), with one more of each tag,
+    so that none is impossible; where no token was seen once, the tags of all words. A token that never began a word,
+    such as the end of one, has the prior itself.
 
     Args:
         corpus: aligned words; give the training split.
@@ -62,7 +63,8 @@ def lexicon(corpus: Corpus, n_vocab: int) -> Lexicon:
     np.add.at(counts, (first, corpus.word_tag), 1)
     total = counts.sum(1, keepdims=True)
     once = counts[total[:, 0] == 1].sum(0)
-    prior = once / once.sum() if once.any() else counts.sum(0) / counts.sum()
+    seen = (once if once.any() else counts.sum(0)) + 1
+    prior = seen / seen.sum()
     return Lexicon(corpus.tags, torch.from_numpy((counts + PRIOR * prior) / (total + PRIOR)).float())
 
 

@@ -18,7 +18,8 @@ from posneurons.words import Measure
 
 
 class LossTable:
-    """A file with a row for each (condition, word): their labels, the word's tag and form, and a column per loss.
+    """A file with a row for each (condition, word): its labels, the word with its tag, form, sentence and document, and
+    a column per loss.
 
     Used as a context; `add` takes what `lesions.stream_losses` hands out. The file gets its name when the context ends
     without an exception, and is removed when it does not.
@@ -47,6 +48,7 @@ class LossTable:
             for name, value in intact.items()
         ]
         columns += [("word", pa.int64()), ("tag", pa.dictionary(pa.int32(), pa.string())), ("form", pa.string())]
+        columns += [("sentence", pa.int64()), ("document", pa.int64())]
         self._schema = pa.schema(columns + [(name, pa.float32()) for name in self._measures])
         self._writer: Any = None
 
@@ -73,6 +75,9 @@ class LossTable:
         }
         columns |= {"word": np.tile(words, len(numbers)), "tag": np.tile(tags, len(numbers))}
         columns["form"] = np.tile(self._corpus.word_form[words].astype(object), len(numbers))
+        row = self._corpus.word_row[words]
+        columns["sentence"] = np.tile(self._corpus.row_sentence[row], len(numbers))
+        columns["document"] = np.tile(self._corpus.row_document[row], len(numbers))
         columns |= {name: values.ravel() for name, values in zip(self._measures, losses, strict=True)}
         arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))

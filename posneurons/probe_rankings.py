@@ -17,11 +17,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from posneurons import models, passes, ranking
-from posneurons.activations import cache_activations
+from posneurons.activations import cache_activations, sample_rows
 from posneurons.classifiers import posterior_scatter
 from posneurons.errors import PosNeuronsError
 from posneurons.neurons import NeuronSet
-from posneurons.probes import sample_rows
 from posneurons.records import Corpus, Ranking, Scored
 from posneurons.words import At
 

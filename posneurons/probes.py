@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from posneurons import models
-from posneurons.activations import BATCH_TOKENS, cache_activations
+from posneurons.activations import BATCH_TOKENS, cache_activations, sample_rows
 from posneurons.classifiers import CLASSIFIERS, Probe
 from posneurons.errors import AlignmentError, NeuronError, PosNeuronsError
 from posneurons.neurons import NeuronSet
@@ -84,17 +84,6 @@ class _Side:
     tags: Int[ndarray, " word"]
     forms: ndarray
     read: ndarray  # what the model has read there: the form, or at "predict" the token before the word
-
-
-def sample_rows(corpus: Corpus, at: At, limit: int | None, rng: np.random.Generator) -> Corpus:
-    """Rows drawn at random that hold at least `limit` readable words between them; all where there are fewer."""
-    words = corpus.readable(at)
-    if limit is None or len(words) <= limit:
-        return corpus
-    order = rng.permutation(corpus.n_rows)
-    per_row = np.bincount(corpus.word_row[words], minlength=corpus.n_rows)
-    enough = np.searchsorted(np.cumsum(per_row[order]), limit) + 1
-    return corpus.select(np.isin(np.arange(corpus.n_rows), order[:enough]))
 
 
 def _side(

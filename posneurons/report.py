@@ -20,7 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from posneurons import figures
+from posneurons import curves, figures
 from posneurons.errors import RunError
 from posneurons.figures import BASELINES, number, with_controls
 from posneurons.findings import groups, own_effects, sentences, unordered_pairs
@@ -51,6 +51,11 @@ DISSOCIATIONS = (
     "method ablation scope measure tag_a tag_b contrast_a contrast_b cross_a cross_b p_sets q_value equivalence_p"
     " margin verdict"
 )
+SWEEP = (
+    "method lesion arm k layer ablation scope set draw tag neurons words delta se control_mean control_low control_high"
+    " z_control"
+)
+CARRIERS = "method lesion ablation scope k_max rise se k_beyond k_half"
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Run:
     lesions: pd.DataFrame | None
     dissociations: pd.DataFrame | None
     verify: dict[str, Any] | None
+    sweep: pd.DataFrame | None
+    carriers: pd.DataFrame | None
 
 
 def build_report(run_dir: Path) -> Path:
@@ -82,6 +89,7 @@ def build_report(run_dir: Path) -> Path:
         profiles=list(_profiles(run)),
         lesions=list(_lesions(run)),
         dissociations=list(_dissociations(run)),
+        sweeps=list(_sweeps(run)),
         probes=list(_probes(run)),
         dropped=_dropped(run.manifest["dropped"]),
         baselines=BASELINES,
@@ -112,8 +120,8 @@ def read_run(run_dir: Path) -> Run:
     stages = _check(path, manifest["stages"], {f"{stage}.state": str for stage in manifest["stages"]}, "stages: ")
     for row in manifest["dropped"]:
         _check(path, row, {"tag": str, "reason": str, "words": int}, "dropped: ")
-    names = ("rank", "probe", "lesion", "verify")
-    rank, probe, lesion, verify = (stages.get(name, {}).get("state") == "done" for name in names)
+    names = ("rank", "probe", "lesion", "verify", "sweep")
+    rank, probe, lesion, verify, sweep = (stages.get(name, {}).get("state") == "done" for name in names)
     return Run(
         manifest,
         ranking=_read_table(run_dir / "ranking.parquet", RANKING) if rank else None,
@@ -122,6 +130,8 @@ def read_run(run_dir: Path) -> Run:
         lesions=_read_table(run_dir / "lesions.parquet", LESIONS) if lesion else None,
         dissociations=_read_table(run_dir / "dissociations.parquet", DISSOCIATIONS) if lesion else None,
         verify=_read_verify(run_dir / "verify.json") if verify else None,
+        sweep=_read_table(run_dir / "sweep.parquet", SWEEP) if sweep else None,
+        carriers=_read_table(run_dir / "carriers.parquet", CARRIERS) if sweep else None,
     )
 
 
@@ -222,6 +232,21 @@ def _dissociations(run: Run) -> Iterator[dict[str, Any]]:
             "counts": pairs["verdict"].value_counts().to_dict(),
             "strong": pairs[pairs["verdict"].isin(["classical", "strong"])].head(10).to_dict("records"),
             "margin": f"{rows['margin'].max():g}",
+        }
+
+
+def _sweeps(run: Run) -> Iterator[dict[str, Any]]:
+    for (method, scope, ablation), rows in groups(run.sweep, "method scope ablation"):
+        own = rows[(rows["lesion"] == rows["tag"]) & (rows["set"] == "key") & (rows["words"] > 0)]
+        table = pd.DataFrame() if run.carriers is None else run.carriers
+        here = (table["method"] == method) & (table["scope"] == scope) & (table["ablation"] == ablation)
+        yield {
+            "title": f"{method}, {ablation} ablation" + ("" if scope == "all" else f", scope {scope}"),
+            "carriers": table[here].sort_values("k_beyond", kind="stable").to_dict("records"),
+            "figures": {
+                arm: _drawing(curves.by_tag({tag: curves.curve(rows, tag, arm) for tag in tags["lesion"].unique()}))
+                for (arm,), tags in groups(own, "arm")
+            },
         }
 
 

@@ -243,7 +243,8 @@ class Study:
 
     def _lesion(self) -> None:
         config, frames, pairs = self.config, [], []
-        bench = Workbench(self.model, self.corpus, seed=config.seed, **self._how)
+        words = config.lesion_words or None
+        bench = Workbench(self.model, self.corpus, words=words, seed=config.seed, **self._how)
         correction, scope = cast("Correction", config.correction), cast("Scope", config.scope)
         for ablation in config.ablations:
             for method, keys in self._keys_at(self.at).items():

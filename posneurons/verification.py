@@ -15,12 +15,11 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from posneurons import methods, models, workflow
-from posneurons.activations import BATCH_TOKENS
+from posneurons.activations import BATCH_TOKENS, sample_rows
 from posneurons.agreement import Verification
 from posneurons.errors import PosNeuronsError
 from posneurons.lesions import exact_effects, scored_words
 from posneurons.neurons import NeuronSet
-from posneurons.probes import sample_rows
 from posneurons.records import Corpus, Ranking
 from posneurons.words import Ablation, Scope
 

@@ -109,6 +109,8 @@ def test_the_loss_of_every_word_is_streamed_to_a_file(tmp_path: Path) -> None:
     test = demo.small().split("test")
     assert mine["form"].tolist() == test.word_form[mine["word"]].tolist()
     assert mine["tag"].tolist() == [test.tags[tag] for tag in test.word_tag[mine["word"]]]
+    assert mine["sentence"].tolist() == test.row_sentence[test.word_row[mine["word"]]].tolist()
+    assert mine["document"].tolist() == test.row_document[test.word_row[mine["word"]]].tolist()
     assert [path.name for path in where.parent.iterdir()] == ["all.parquet"]
 
 
@@ -160,3 +162,29 @@ def test_errors_say_what_to_do() -> None:
     wide = {"NOUN": pn.NeuronSet.parse([f"L0N{u}" for u in range(500)])}
     with pytest.raises(PosNeuronsError, match=r"layer 0 .* 500"):
         pn.lesion(demo.model(), corpus, wide)
+
+
+def test_the_constructed_model_gives_its_closed_form_and_its_planted_dissociations() -> None:
+    """The matrix is known; pairs are found to dissociate, and all of them truly do; sets that write nothing do
+    nothing and dissociate nowhere.
+    """
+    planted = pn.markov_model(sentences=240, length=20)
+    how: dict[str, Any] = {"ablation": "zero", "controls": 10, "control": "layer", "draws": 2000}
+    result = pn.lesion(planted.model, planted.corpus, planted.truth, **how)
+    np.testing.assert_allclose(result.matrix().to_numpy(), planted.effect, atol=1e-5)
+    pairs = result.dissociations()
+    effect = pd.DataFrame(planted.effect, index=list(planted.truth), columns=list(planted.truth))
+    a, b = pairs["tag_a"], pairs["tag_b"]
+    truth = [
+        min(effect.loc[x, x] - effect.loc[y, x], effect.loc[y, y] - effect.loc[x, y]) for x, y in zip(a, b, strict=True)
+    ]
+    both = pairs["verdict"].isin(["classical", "strong"]).to_numpy()
+    assert both.sum() >= 10  # of 30 ordered pairs
+    assert (np.array(truth)[both] > 0).all()
+    assert (pairs["p_items"][np.array(truth) > 0.1] <= 0.05).all()
+    assert result.summary().p_value < 0.05
+    own = result.to_frame().query("set == 'key' and lesion == tag")
+    np.testing.assert_allclose(own["delta_category"], own["delta"], atol=0.02)  # all of it is in the category
+    copies = pn.lesion(planted.model, planted.corpus, planted.copies, **how)
+    np.testing.assert_array_equal(copies.losses[np.array(copies.kind) == "key"], np.tile(copies.loss_intact, (6, 1)))
+    assert set(copies.dissociations()["verdict"]) == {"none"}

@@ -21,9 +21,10 @@ def corpus(tokens: list[int], tags: list[int]) -> Corpus:
 
 
 def test_table_by_hand() -> None:
-    # Token 1: A, A, B; token 2: B, B; tokens 3 and 4 once, both A: the prior is A. Token 0 was never seen.
+    # Token 1: A, A, B; token 2: B, B; tokens 3 and 4 once, both A, so that the prior is (2 + 1, 0 + 1) / 4. Token 0 and
+    # token 5 were never seen.
     found = lexicon(corpus([1, 2, 1, 3, 1, 2, 4], [0, 1, 0, 0, 1, 1, 0]), 6)
-    expected = [[1, 0], [3 / 4, 1 / 4], [1 / 3, 2 / 3], [1, 0], [1, 0], [1, 0]]
+    expected = [[3 / 4, 1 / 4], [11 / 16, 5 / 16], [1 / 4, 3 / 4], [7 / 8, 1 / 8], [7 / 8, 1 / 8], [3 / 4, 1 / 4]]
     torch.testing.assert_close(found.table, torch.tensor(expected))
     assert found.tags == ("A", "B")
 

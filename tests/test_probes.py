@@ -136,10 +136,10 @@ def test_every_ranking_by_every_probe() -> None:
 
 def test_rows_are_drawn_until_there_are_enough_words() -> None:
     corpus = demo.small()
-    part = probes.sample_rows(corpus, "predict", 100, np.random.default_rng(0))
+    part = sample_rows(corpus, "predict", 100, np.random.default_rng(0))
     words = np.bincount(part.word_row[part.readable("predict")], minlength=part.n_rows)
     assert 100 <= words.sum() < 100 + words.max()
-    assert probes.sample_rows(corpus, "predict", None, np.random.default_rng(0)) is corpus
+    assert sample_rows(corpus, "predict", None, np.random.default_rng(0)) is corpus
 
 
 def test_probe_end_to_end() -> None:

@@ -129,9 +129,9 @@ def test_findings_say_what_the_numbers_say(tmp_path):
     assert lesion == (
         "Lesioning a tag’s own correlation neurons raises that tag’s loss more than every one of its 4 matched control"
         " lesions does, for 2 of 3 tags under mean ablation (by chance: about 0.6) and 2 of 3 tags under zero ablation"
-        " (by chance: about 0.6). Tested over words (is the rise zero?), over random neurons (do the controls do it?) and"
-        " over the other tags’ neurons (do they do it?), and corrected for all cells, the rise is there (q ≤ 0.05) for"
-        " 2 (mean) and 2 (zero)."
+        " (by chance: about 0.6). Tested over words (is the rise zero?), over random neurons (do the controls do it?)"
+        " and over the other tags’ neurons (do they do it?), and corrected for all cells, the rise is there (q ≤ 0.05)"
+        " for 2 (mean) and 2 (zero)."
         " The largest of these effects under mean ablation is that on NOUN: +0.500 nats"
         " per word (95 % interval +0.490 to +0.510; controls +0.010 to +0.040)."
         " The category part of the loss holds 38 % of that rise under mean ablation (median over 2 tags) and 38 % of"

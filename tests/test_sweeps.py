@@ -1,5 +1,6 @@
 """Sweeps: what is lesioned, sums against word losses, resumption, planted answers, the command."""
 
+import inspect
 import json
 import re
 import shutil
@@ -19,13 +20,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import posneurons as pn
-from posneurons import cli, curves, sweep_run, tallies
+from posneurons import cli, curves, study, sweep_run, tallies
 from posneurons.config import Config
 from posneurons.controls import remaining
 from posneurons.errors import NeuronError, PosNeuronsError, RunError
 from posneurons.fills import Condition
 from posneurons.lesion_study import MEASURES, Workbench
-from posneurons.markov import expected_rise
 from posneurons.neurons import NeuronSet
 from posneurons.planted import Planted, markov_model
 from posneurons.records import Corpus
@@ -128,15 +128,17 @@ def test_controls_are_partners_of_their_part_and_leave_out_what_they_can() -> No
         partners(work, {"T": remaining(1, 500)}, "zero", PLAN)
 
 
-def test_sums_equal_those_of_word_losses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sentence", "document"])
+def test_sums_equal_those_of_word_losses(kind: str, tmp_path: Path) -> None:
     work, corpus = bench(), few().split("test")
+    _, of_row = work.clusters(kind)
     sets = [best()["NOUN"].model, best()["VERB"].layers, best()["VERB"].model]
     fills = work.fills("resample:draws=2", NeuronSet.parse([]).union(*sets))
-    how = {"shard_words": 60, "chunk": 2, "cluster": "sentence"}
+    how = {"shard_words": 100, "chunk": 2, "cluster": kind, "tokens": 80}
     found = tallied(work, tmp_path, sets, fills, "resample:draws=2", "all", **how)
-    assert len(files(tmp_path)) == 2 * len(shards(corpus, corpus.row_sentence, 60)) > 4
+    assert len(files(tmp_path)) == 2 * len(shards(corpus, of_row, 100)) >= 4
     direct = work.losses([Condition(each, fills) for each in sets])
-    tags, cluster = corpus.word_tag[direct.words], corpus.row_sentence[corpus.word_row[direct.words]]
+    tags, cluster = corpus.word_tag[direct.words], of_row[corpus.word_row[direct.words]]
     rises = np.stack([direct.rises(measure) for measure in MEASURES])
     for tag in range(len(corpus.tags)):
         here = tags == tag
@@ -242,26 +244,27 @@ def counted(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> l
 
 
 def test_a_stopped_sweep_computes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    how = {"chunk": 8, "shard_words": 100}
-    plan = replace(PLAN, scopes=("all", "local"), arms=("k", "cumulative"), ks=(1, 3), controls=1)
-    all_calls = counted(monkeypatch)
-    whole = swept(tmp_path / "whole", plan, **how)
-    monkeypatch.undo()
-    calls = counted(monkeypatch, stop_after=3)
-    with pytest.raises(KeyboardInterrupt):
-        swept(tmp_path / "stopped", plan, **how)
-    assert len(calls) == 3
-    assert len(list((tmp_path / "stopped").glob("*.parquet"))) == 3
+    plan = replace(PLAN, scopes=("all", "local"), arms=("k",), ks=(1, 3), controls=1)
+
+    def go_on(folder: str, stop_after: int | None = None) -> tuple[pd.DataFrame | None, int]:
+        with monkeypatch.context() as patch:
+            calls = counted(patch, stop_after)
+            try:
+                return swept(tmp_path / folder, plan, chunk=4, shard_words=100), len(calls)
+            except KeyboardInterrupt:
+                return None, len(calls)
+
+    whole, needed = go_on("whole")
+    assert needed >= 8  # two chunks, two scopes, two shards
+    assert go_on("stopped", stop_after=3) == (None, 3)
+    assert len(files(tmp_path / "stopped")) == 3
     assert not list((tmp_path / "stopped").glob("*.part"))
-    monkeypatch.undo()
-    rest = counted(monkeypatch)
-    again = swept(tmp_path / "stopped", plan, **how)
-    assert len(rest) == len(all_calls) - 3 > 3
+    again, missing = go_on("stopped")
+    assert missing == needed - 3
     pd.testing.assert_frame_equal(again, whole)
-    monkeypatch.undo()
-    none = counted(monkeypatch)
-    pd.testing.assert_frame_equal(swept(tmp_path / "stopped", plan, **how), whole)
-    assert none == []
+    once_more, none = go_on("stopped")
+    assert none == 0
+    pd.testing.assert_frame_equal(once_more, whole)
     assert files(tmp_path / "whole") == files(tmp_path / "stopped")
 
 
@@ -311,11 +314,10 @@ def test_a_planted_tag_is_carried_by_as_many_neurons_as_were_planted(tmp_path: P
     order = NeuronSet.parse([]).union(NeuronSet(idle.layers[:2], idle.units[:2]), halves)
     late = NeuronSet.parse([]).union(NeuronSet(idle.layers[2:3], idle.units[2:3]))
     tag, other = mine.corpus.tags[:2]
-    plan = Plan(arms=("k",), ks=(1, 2, 3, 4, 9), top=4, ablations=("zero",), controls=4, control="layer")
+    plan = Plan(arms=("k",), ablations=("zero",), controls=4, control="layer")
     sets = {"truth": {tag: Best(order), other: Best(late)}}
     work = Workbench(mine.model, mine.corpus)
-    # Random sets must do nothing, so none may hold a neuron that works: all of them are taken for flagged.
-    work.__dict__["flags"] = None
+    # Random sets must do nothing: what works is swept too, as one more tag, and so kept out of them.
     works = NeuronSet.parse([]).union(*mine.truth.values(), mine.decoys["frequency"])
     sets["truth"]["all that works"] = Best(works)
     frame = sweep(mine.model, mine.corpus, sets, replace(plan, ks=(1, 2, 3, 4, len(works))), tmp_path, workbench=work)
@@ -323,8 +325,11 @@ def test_a_planted_tag_is_carried_by_as_many_neurons_as_were_planted(tmp_path: P
     full = mine.effect[0, 0]
     np.testing.assert_allclose(own[[1, 2]], 0, atol=1e-6)
     np.testing.assert_allclose(own[4], full, atol=1e-5)
-    half = expected_rise(mine.source, 0, np.full(len(mine.corpus.tags), 0.5))  # of the chain; the sample is near it
-    np.testing.assert_allclose(own[3], half, atol=0.05)
+    test, gone = mine.corpus.split("test"), 0.5 * mine.source.lift[:, 0]
+    words = np.flatnonzero((test.word_first > 1) & (test.word_tag == 0))
+    before = test.word_tag[words - 1]  # words are tokens, and rows stand end to end
+    half = (gone + np.log(1 + mine.source.transition[:, 0] * np.expm1(-gone)))[before].mean()
+    np.testing.assert_allclose(own[3], half, atol=1e-5)
     found = curves.carriers(frame).set_index("lesion")
     at_3 = own[3] / full  # half of the full rise lies between k = 3 and 4, or 2 and 3
     low, share = (3, (0.5 - at_3) / (1 - at_3)) if at_3 < 0.5 else (2, 0.5 / at_3)
@@ -371,16 +376,32 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["sweep", "--neurons", str(path), *options]
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few words, and outliers looked for only once, which is what takes long."""
+    monkeypatch.setattr(sweep_run.Study, "corpus", property(lambda _: few()))
+    monkeypatch.setattr(Workbench, "flags", property(lambda _: bench_flags()))
+
+
+FLAGS = Workbench.flags
+
+
+@cache
+def bench_flags() -> Any:
+    return FLAGS.func(bench())
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_command_is_resumed_where_it_was_stopped(
     little: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    counted(monkeypatch, stop_after=0)
-    stopped = CliRunner().invoke(cli.app, [*little, "--out", str(out)])
+    with monkeypatch.context() as patch:
+        counted(patch, stop_after=0)
+        stopped = CliRunner().invoke(cli.app, [*little, "--out", str(out)])
     assert stopped.exit_code == 130
     assert "stopped; the same command goes on from the last finished shard" in stopped.output
     assert not (out / "sweep.parquet").exists()
-    monkeypatch.undo()
     done = CliRunner().invoke(cli.app, [*little, "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "given, zero ablation: " in done.output
@@ -401,14 +422,12 @@ def test_the_command_is_resumed_where_it_was_stopped(
     assert "holds a sweep with ks=[1, 5, 50], and [1, 5, 50, 7] was asked for" in str(more.exception)
 
 
-def test_a_sweep_stands_beside_a_run_and_leaves_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_run.Study, "corpus", property(lambda self: demo.small()))  # noqa: ARG005
-    config = Config(methods=("correlation",), top=5, min_words=60, probe_at=("last",), controls=3)
-    from posneurons import study
-
+@pytest.mark.usefixtures("quick")
+def test_a_sweep_stands_beside_a_run_and_leaves_its_options(tmp_path: Path) -> None:
+    config = Config(methods=("correlation",), top=5, min_words=20, probe_at=("last",), controls=3)
     study.run(config, tmp_path / "run", stages=("rank",), progress=False)
     plan = Plan(ks=(1, 5), top=5, ablations=("mean",), controls=2)
-    asked = replace(Config(), methods=("correlation",), top=5, min_words=60)
+    asked = replace(Config(), methods=("correlation",), top=5, min_words=20)
     said = sweep_run.run(asked, plan, tmp_path / "run", progress=False)
     assert said[0].startswith("correlation, mean ablation: ")
     content = json.loads((tmp_path / "run/manifest.json").read_text())
@@ -416,6 +435,11 @@ def test_a_sweep_stands_beside_a_run_and_leaves_its_options(tmp_path: Path, monk
     assert content["config"]["probe_at"] == ["last"]
     assert content["stages"]["sweep"]["state"] == "done"
     frame = pd.read_parquet(tmp_path / "run/sweep.parquet")
+    page = (tmp_path / "run/report.html").read_text()
+    assert page.count("How many neurons, and where") == 1
+    assert all(
+        f"Rise of a tag’s own loss by {over}" in page for over in ("the number of neurons", "layer, the best of")
+    )
     keys = json.loads((tmp_path / "run/neurons.json").read_text())["correlation"]
     sets = json.loads((tmp_path / "run/sweep/sets.json").read_text())["correlation"]
     assert set(frame["lesion"]) == set(keys)
@@ -443,8 +467,6 @@ def test_bad_input_is_one_line(tmp_path: Path, words: list[str], sentence: str) 
 
 
 def test_the_command_has_the_defaults_of_the_plan() -> None:
-    import inspect
-
     options = inspect.signature(cli.sweep).parameters
     assert tuple(options["arms"].default) == Plan().arms
     assert tuple(options["scopes"].default) == Plan().scopes

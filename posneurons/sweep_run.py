@@ -1,0 +1,137 @@
+"""The command `sweep`: rankings of a run directory to curves over k and over layers, with resumption.
+
+Neurons are those that the run in the same directory ranked, or ranks now, or a user's lists. Of a run that is there,
+what a sweep does not ask for is left as it is; what a sweep alone asks for stands in `sweep/settings.json`, beside the
+sums that are not computed twice. This module knows which step follows which, and not how any of them computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from posneurons import curves, models, report
+from posneurons.config import Config
+from posneurons.errors import NeuronError, RunError
+from posneurons.lesion_study import Workbench
+from posneurons.manifest import Manifest, read_json, write_json, write_whole
+from posneurons.neurons import NeuronSet
+from posneurons.study import Study
+from posneurons.sweep_plan import Best, Plan, best_of
+from posneurons.sweeps import claim, sweep
+
+FOLDER = "sweep"
+FILES = ("sweep.parquet", "carriers.parquet")
+ASKED = (
+    "model", "treebank", "tag", "backend", "device", "dtype", "revision", "methods", "at", "top", "signed", "min_words",
+    "neurons", "batch_tokens", "seed",
+)  # fmt: skip
+"""Options of a run that a sweep has too."""
+
+
+def run(config: Config, plan: Plan, out: Path, *, command: str = "", progress: bool = True) -> list[str]:
+    """Sweep, write `sweep.parquet` and `carriers.parquet`, and return what was found in a few lines.
+
+    Args:
+        config: model, treebank and rankings; `ASKED` of it is read.
+        plan: what is lesioned; its `top` and `seed` must be those of the configuration.
+        out: the run directory; made where it does not exist.
+        command: how the user called, for the manifest.
+        progress: show bars.
+
+    Raises:
+        PosNeuronsError: where an input is wrong, or `out` holds a run or a sweep with other options.
+    """
+    config.check()
+    plan.check()
+    study = Study(_beside_what_is_there(config, out), out, command, progress)
+    done = study.manifest.stages.get("sweep", {}).get("state") == "done"
+    known = claim(out / FOLDER, plan, **_given(config))
+    if not known:
+        (out / FOLDER / "sets.json").unlink(missing_ok=True)
+    if not (done and known and all((out / name).exists() for name in FILES)):
+        study.do("rank")
+        with _memory(config):
+            _sweep(study, plan, progress)
+    found = curves.lines(pd.read_parquet(out / "carriers.parquet"))
+    page = report.build_report(out)
+    return [*found, f"Tables: {', '.join(str(out / name) for name in FILES)}", f"Page: {page}"]
+
+
+def _beside_what_is_there(config: Config, out: Path) -> Config:
+    """The configuration with all that a sweep does not ask for as in the run that `out` holds, or by default."""
+    there = Manifest.load(out) if (out / "manifest.json").exists() else None
+    before = there.config if there is not None and there.stages else {}
+    asked = {name: getattr(config, name) for name in ASKED}
+    others = {each.name: before[each.name] for each in fields(Config) if each.name in before and each.name not in asked}
+    kept: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in others.items()}
+    return replace(Config(), **kept, **asked)
+
+
+def _given(config: Config) -> dict[str, str]:
+    """Digest of the user's list of neurons, where there is one."""
+    if config.neurons is None:
+        return {}
+    try:
+        return {"list": hashlib.sha256(Path(config.neurons).read_bytes()).hexdigest()[:32]}
+    except OSError as error:
+        raise RunError(f"--neurons {config.neurons}: cannot be read ({error.strerror}); check the path") from None
+
+
+@contextmanager
+def _memory(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except models.OutOfMemoryError:
+        raise RunError(
+            f"out of memory with batches of {config.batch_tokens} tokens; finished shards are kept: "
+            "run the same with a smaller --batch-tokens"
+        ) from None
+
+
+def _sweep(study: Study, plan: Plan, progress: bool) -> None:
+    begin, config, out = time.perf_counter(), study.config, study.out
+    best = _best(study, plan, out / FOLDER / "sets.json")
+    how: dict[str, Any] = {"tokens": config.batch_tokens, "progress": progress}
+    bench = Workbench(study.model, study.corpus, seed=plan.seed, **how)
+    frame = sweep(study.model, study.corpus, best, plan, out / FOLDER, workbench=bench, **how)
+    found = curves.carriers(frame)
+    write_whole(out / "sweep.parquet", lambda part: frame.to_parquet(part, index=False))
+    write_whole(out / "carriers.parquet", lambda part: found.to_parquet(part, index=False))
+    for note in bench.notes:
+        study._warn(note)
+    study.manifest.stages["sweep"] = {"state": "done", "seconds": round(time.perf_counter() - begin, 2)}
+    study.manifest.save(out)
+
+
+def _best(study: Study, plan: Plan, path: Path) -> dict[str, dict[str, Best]]:
+    """By method and tag the best neurons; kept in a file, since making rankings anew can be costly."""
+    here = {method: keys for method, keys in study.keys.items() if "@" not in method}
+    if study.config.neurons is not None:
+        return {method: {tag: Best(found) for tag, found in keys.items()} for method, keys in here.items()}
+    if not path.exists():
+        rankings = {ranking.method: ranking for ranking in study.rankings if ranking.at == study.at}
+        best = {method: best_of(rankings[method], keys, plan) for method, keys in here.items()}
+        write_json(
+            path,
+            {
+                method: {tag: [sets.names for sets in found if sets is not None] for tag, found in tags.items()}
+                for method, tags in best.items()
+            },
+        )
+    try:
+        return {
+            method: {tag: Best(*map(NeuronSet.parse, found)) for tag, found in tags.items()}
+            for method, tags in read_json(path).items()
+        }
+    except (AttributeError, TypeError, NeuronError):
+        raise RunError(
+            f"{path}: damaged; expected neurons by method and tag; delete it and run the same again"
+        ) from None
