@@ -20,18 +20,11 @@ import argparse
 import sys
 import time
 
-import pandas as pd
 import torch
+from tables import markdown
 
 import posneurons as pn
 from posneurons.probes import cross
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A Markdown table, numbers with three places."""
-    rows = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in frame.to_numpy()]
-    lines = [list(frame.columns), ["---"] * len(frame.columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:

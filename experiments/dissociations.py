@@ -24,17 +24,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from false_positive_rate import Study, rates, table
+from tables import markdown
 
 import posneurons as pn
 from posneurons import significance
 from posneurons.lesion_results import LesionResult, Losses
 from posneurons.lesion_study import FEW_DOCUMENTS, Workbench
 from posneurons.neurons import NeuronSet
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *([str(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
 
 
 def read_result(path: Path, lesions: pd.DataFrame, seed: int) -> LesionResult:
@@ -161,13 +157,13 @@ def agreement(results: dict[tuple[str, str], LesionResult], method: str) -> str:
         rows[tag].append(
             "yes" if len(set(found)) == 1 else ("sign only" if len({up for up, _ in found}) == 1 else "no")
         )
-    text = markdown(["tag", "words", *ablations, "agree"], list(rows.values()))
+    text = markdown(pd.DataFrame(list(rows.values()), columns=["tag", "words", *ablations, "agree"]))
     matrices = [results[method, each].matrix().to_numpy().ravel() for each in ablations]
     together = np.corrcoef([each[~np.isnan(matrices).any(0)] for each in matrices])
     pairs = [
         f"{a} and {b} {together[i, j]:.2f}" for i, a in enumerate(ablations) for j, b in enumerate(ablations) if i < j
     ]
-    return f"### Zero, mean, resample: {method}\n\n{text}Correlation of the whole matrices: {', '.join(pairs)}.\n\n"
+    return f"### Zero, mean, resample: {method}\n\n{text}\n\nCorrelation of the whole matrices: {', '.join(pairs)}.\n\n"
 
 
 def shuffled(manifest: dict, seeds: Sequence[int], controls: int, words: int) -> Iterator[LesionResult]:
@@ -206,7 +202,7 @@ def main() -> None:
     rows += [row("attribution on shuffled tags", "mean", [counts(each) for each in nulls])] if nulls else []
     header = ["neurons", "ablation", "own tag (q <= .05)", "category part", "classical", "strong", "one-way",
               "on the category part", "pairs", "diagonal less rest", "p"]  # fmt: skip
-    sys.stdout.write(f"{len(result.word_tag)} words\n\n" + markdown(header, rows))
+    sys.stdout.write(f"{len(result.word_tag)} words\n\n" + markdown(pd.DataFrame(rows, columns=header)) + "\n\n")
     for method in dict.fromkeys(name for name, _ in results):
         sys.stdout.write(agreement(results, method))
     rng = np.random.default_rng(0)

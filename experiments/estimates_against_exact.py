@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
+from tables import markdown
 
 import posneurons as pn
 from posneurons.agreement import pearson, recall, spearman
@@ -99,13 +100,6 @@ def main() -> None:
     sys.stdout.write(
         f"### {int(count.sum()):,} words, medians over {len(tags)} tags\n\n{markdown(pd.DataFrame(lines))}\n"
     )
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A Markdown table, numbers with three places."""
-    rows = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in frame.to_numpy()]
-    head = [list(frame.columns), ["---"] + ["---:"] * (len(frame.columns) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [*head, *rows])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Do neurons of a part of speech stand in for each other, and do later layers make up for a lesion of them?
 
-    .venv/bin/python experiments/self_repair.py [--treebank FOLDER] [--k 50] [--words 300] [--iterate VERB]
+Command:  python experiments/self_repair.py [--treebank FOLDER] [--k 50] [--words 300] [--iterate VERB]
+Cost:     two minutes on one core with the embedded model and treebank, of which most goes into the single lesions.
+Outcome:  joint effects above the sums of single ones, and no self-repair (experiments/LOG.md).
 
-Cost: two minutes on one core with the embedded model and treebank, of which most goes into the single lesions.
-Expected: joint effects of the 50 neurons above the sums of single ones (science.md 3.2 measured 1.16 to 1.32 for 100
-neurons and zero ablation), and total effects at the predicting position below the direct ones where later layers
-repair. Measured (eight tags, about 300 words of "test", of which 208 are theirs): median joint / singles, local, for
-attribution 1.11 (zero) and 1.01 (mean), for correlation 1.26 and 1.23 where defined, up to 3.1 for nouns. No repair:
-of 64 intervals of `repaired` none is above 0 and 8 are below, so that totals exceed direct effects (attribution, zero,
-local: 0.440 against 0.338 nats): in the embedded model, what later layers make of these lesions adds to them. With so
-few words the intervals are wide.
+Expected were joint effects of the 50 neurons above the sums of single ones, and total effects at the predicting
+position below the direct ones where later layers repair. Measured (eight tags, about 300 words of "test", of which 208
+are theirs): median joint / singles, local, for attribution 1.11 (zero) and 1.01 (mean), for correlation 1.26 and 1.23
+where defined, up to 3.1 for nouns. No repair: of 64 intervals of `repaired` none is above 0 and 8 are below, so that
+totals exceed direct effects (attribution, zero, local: 0.440 against 0.338 nats): in the embedded model, what later
+layers make of these lesions adds to them. With so few words the intervals are wide.
 
 Rows are tags, each under the lesion of its own neurons, ranked on "train" and lesioned on words of "test". A ratio is
 left out where the sum of singles is not clearly from 0. Repair is read in the scope "local"; in "all" the total holds
@@ -26,6 +26,7 @@ import time
 import numpy as np
 import pandas as pd
 import torch
+from tables import markdown
 
 import posneurons as pn
 from posneurons.composition import compose
@@ -35,14 +36,6 @@ from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
 
 TAGS = ["NOUN", "VERB", "ADJ", "ADV", "ADP", "AUX", "DET", "PRON"]
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A Markdown table, numbers with three decimals, blanks for what is undefined."""
-    rows = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in frame.to_numpy()]
-    rows = [["" if value == "nan" else value for value in row] for row in rows]
-    lines = [[str(name) for name in frame.columns], ["---"] * len(frame.columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write(*parts: str) -> None:

@@ -1,9 +1,10 @@
 """Which tags share neurons and directions, and are the tags that lesions group those that activations and text group?
 
-    .venv/bin/python experiments/tag_geometry.py [--treebank FOLDER] [--methods correlation attribution] [--k 50]
+Command:  python experiments/tag_geometry.py [--treebank FOLDER] [--methods correlation attribution] [--k 50]
+Cost:     about two minutes on one core with the embedded model and treebank.
+Outcome:  exploratory, see also experiments/LOG.md for what the design moved.
 
-Cost: about two minutes on one core with the embedded model and treebank.
-Expected: few pairs of tags share more neurons than chance gives, and those are alike in grammar: numbers with symbols,
+Few pairs of tags share more neurons than chance gives, and those are alike in grammar: numbers with symbols,
 adjectives with nouns, the conjunctions, auxiliaries with verbs. Disjoint sets do not write disjoint things: the
 directions of most pairs are further from right angles than those of other neurons, cosines of .8 to .9 for those same
 pairs (correlation). Lesions group the tags that activations before the word do, more than lesions of random sets, and
@@ -28,6 +29,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import torch
+from tables import markdown
 
 import posneurons as pn
 from posneurons import overlap, similarity, subspace
@@ -36,12 +38,9 @@ from posneurons.passes import tag_moments
 from posneurons.records import Corpus, Ranking, TagMoments
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """A Markdown table, numbers with three digits."""
-    rows = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row] for row in frame.to_numpy()]
-    rows = [["" if value == "nan" else value for value in row] for row in rows]
-    lines = [[str(name) for name in frame.columns], ["---"] * len(frame.columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def digits(frame: pd.DataFrame) -> str:
+    """Three significant digits: angles, shares and p-values stand side by side."""
+    return markdown(frame, digits=".3g")
 
 
 def square(frame: pd.DataFrame, column: str, tags: list[str]) -> pd.DataFrame:
@@ -78,22 +77,22 @@ def sets(method: str, keys: Mapping[str, NeuronSet], ranking: Ranking) -> None:
     more = int((pairs["q_value"] <= 0.05).sum())
     write(
         f"## {method}: shared neurons",
-        markdown(square(pairs, "shared", list(keys))),
+        digits(square(pairs, "shared", list(keys))),
         f"{more} of {len(pairs)} pairs share more than random sets of the same layers (q <= .05); on average "
         f"{pairs['shared'].mean():.1f} neurons where {pairs['expected'].mean():.2f} are expected. The twelve clearest:",
-        markdown(best),
+        digits(best),
     )
     profile = overlap.layer_profiles(keys, n_layers).reset_index()
-    write(f"## {method}: neurons in each layer", markdown(profile))
+    write(f"## {method}: neurons in each layer", digits(profile))
     table = overlap.participation(keys, ranking)
     count = table.groupby("n_tags").agg(neurons=("neuron", "size"), mean_ratio=("participation_ratio", "mean"))
     everyone = overlap.participation_ratio(ranking.scores - ranking.neutral)
     write(
         f"## {method}: how many tags a neuron serves",
-        markdown(count.reset_index().astype(object)),
+        digits(count.reset_index().astype(object)),
         f"Participation ratio of all neurons of the model, mean: {np.nanmean(everyone):.3g} of {len(ranking.tags)} tags"
         f" (independent normal scores: {2 / np.pi * len(ranking.tags):.3g}).",
-        markdown(table.head(8)),
+        digits(table.head(8)),
     )
 
 
@@ -113,10 +112,10 @@ def spaces(
     write(
         f"## {method}: spans of output weights",
         "Mean squared cosine of the principal angles (overlap); medians over pairs:",
-        markdown(angles.drop(columns=["tag_a", "tag_b"]).median().to_frame().T),
+        digits(angles.drop(columns=["tag_a", "tag_b"]).median().to_frame().T),
         f"{beyond} of {len(angles)} pairs overlap more than all {draws} controls; by chance "
         f"{len(angles) / (draws + 1):.1f} would. The eight furthest above the mean of theirs:",
-        markdown(clearest.drop(columns="above")),
+        digits(clearest.drop(columns="above")),
     )
     own = subspace.directions(model, keys, ranking=ranking, moments=moments)
     others = [subspace.directions(model, each, ranking=ranking, moments=moments) for each in controls]
@@ -124,7 +123,7 @@ def spaces(
     beyond = int((pairs["p_value"] <= 1 / (draws + 1)).sum())
     write(
         f"## {method}: cosines of the directions in which tags are written",
-        markdown(own.cosines().round(2).reset_index(names="")),
+        digits(own.cosines().round(2).reset_index(names="")),
         f"Mean absolute cosine {pairs['cosine'].abs().mean():.3f}, of controls {pairs['control_cosine'].mean():.3f}, "
         f"of random directions {pairs['random_cosine'].mean():.3f}; {beyond} of {len(pairs)} pairs are beyond all "
         f"{draws} controls.",
@@ -152,7 +151,7 @@ def alike(
     write(
         f"## {method}: tags grouped by {tree.what}",
         f"Order of the leaves: {', '.join(tree.leaves)}. Cophenetic correlation {tree.fit:.2f}.",
-        markdown(tree.merges),
+        digits(tree.merges),
     )
     rows = []
     for number, one in enumerate(found):
@@ -165,7 +164,7 @@ def alike(
     write(
         f"## {method}: do lesions group the tags that other measurements do?",
         f"random_sets: mean of the same for other neurons that share as many ({len(random)} such families of sets).",
-        markdown(pd.DataFrame(rows)),
+        digits(pd.DataFrame(rows)),
     )
     pairs = []
     for each in (*found, *others):
@@ -175,7 +174,7 @@ def alike(
             pair = float(each.among(["NOUN", "VERB"])[0, 1])
             pairs.append((each.what, pair, float(everyone.mean()), float((everyone < pair).mean())))
     names = ["measurement", "NOUN and VERB", "mean of all pairs", "share of pairs that are more alike"]
-    write(f"## {method}: nouns and verbs", markdown(pd.DataFrame(pairs, columns=names)))
+    write(f"## {method}: nouns and verbs", digits(pd.DataFrame(pairs, columns=names)))
 
 
 def main() -> None:
@@ -206,7 +205,7 @@ def main() -> None:
     write(f"## Tags grouped by {text.what}", f"Order: {', '.join(similarity.cluster(text).leaves)}.")
     rng = np.random.default_rng(0)
     first = [similarity.compare(one, text, draws=9999, rng=rng) for one in activations]
-    write("## Do activations group the tags that the text does?", markdown(pd.DataFrame(first).drop(columns="tags")))
+    write("## Do activations group the tags that the text does?", digits(pd.DataFrame(first).drop(columns="tags")))
     for method in options.methods:
         ranking = pn.rank(model, corpus, method)
         keys = {tag: neurons for tag, neurons in ranking.top(options.k).items() if tag in tags}

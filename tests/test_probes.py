@@ -10,6 +10,7 @@ from sklearn import metrics
 
 import posneurons as pn
 from posneurons import classifiers, probes
+from posneurons.activations import sample_rows
 from posneurons.errors import AlignmentError, NeuronError, PosNeuronsError
 from posneurons.records import Ranking
 
