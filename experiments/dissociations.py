@@ -9,7 +9,8 @@ Outcome:  see experiments/LOG.md.
 
 Reads the losses of every word that the run kept. For "random sets" each draw of the matched random sets takes the
 place of the key neurons in turn, with the other draws as its controls; for "shuffled tags" attribution ranks the
-training words with their tags permuted, and what it finds is lesioned like key neurons (mean ablation).
+training words with their tags permuted, and what it finds is lesioned like key neurons (mean ablation). p-values are
+corrected within each row of the table; the run's own files correct over all of them.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ from posneurons.lesion_study import FEW_DOCUMENTS, Workbench
 from posneurons.neurons import NeuronSet
 
 
-def read_result(path: Path, lesions: pd.DataFrame, seed: int) -> LesionResult:
+def read_result(path: Path, lesions: pd.DataFrame, config: dict) -> LesionResult:
     """The result behind a file of losses; the sets themselves are not in it and are left empty."""
     losses = pd.read_parquet(path)
     intact = losses[losses["set"] == "intact"].sort_values("word")
     order = losses[losses["set"] != "intact"].drop_duplicates(["lesion", "set", "draw"])
     keys = list(order[["lesion", "set", "draw"]].itertuples(index=False, name=None))
     tags = tuple(dict.fromkeys(lesions["tag"]))
-    unit = "document" if intact["document"].nunique() >= FEW_DOCUMENTS else "sentence"
+    many = intact["document"].nunique() >= FEW_DOCUMENTS
+    unit = {"auto": "document" if many else "sentence"}.get(config["cluster"], config["cluster"])
     grouped = {key: rows.sort_values("word") for key, rows in losses.groupby(["lesion", "set", "draw"], observed=True)}
 
     def of(measure: str) -> Losses:
@@ -61,8 +63,10 @@ def read_result(path: Path, lesions: pd.DataFrame, seed: int) -> LesionResult:
         neurons=tuple(NeuronSet.parse([]) for _ in keys),
         loss_intact=first.intact,
         losses=first.lesioned,
-        draws=10_000,
-        seed=seed,
+        draws=config["draws"],
+        seed=config["seed"],
+        margin=config["margin"],
+        correction=config["correction"],
         more={"category": of("loss_category")},
     )
 
@@ -154,9 +158,8 @@ def agreement(results: dict[tuple[str, str], LesionResult], method: str) -> str:
             )
             signs.setdefault(cell["tag"], []).append((cell["delta"] > 0, sure))
     for tag, found in signs.items():
-        rows[tag].append(
-            "yes" if len(set(found)) == 1 else ("sign only" if len({up for up, _ in found}) == 1 else "no")
-        )
+        same_sign = len({up for up, _ in found}) == 1
+        rows[tag].append("yes" if same_sign and all(sure for _, sure in found) else "sign only" if same_sign else "no")
     text = markdown(pd.DataFrame(list(rows.values()), columns=["tag", "words", *ablations, "agree"]))
     matrices = [results[method, each].matrix().to_numpy().ravel() for each in ablations]
     together = np.corrcoef([each[~np.isnan(matrices).any(0)] for each in matrices])
@@ -191,7 +194,7 @@ def main() -> None:
     random: list[LesionResult] = []
     for (method, ablation), part in lesions.groupby(["method", "ablation"], sort=False):
         name = "".join(letter if letter.isalnum() or letter in "_.=" else "-" for letter in f"{method}-{ablation}")
-        result = read_result(asked.run / "losses" / f"{name}.parquet", part, manifest["config"]["seed"])
+        result = read_result(asked.run / "losses" / f"{name}.parquet", part, manifest["config"])
         results[method, ablation] = result
         rows.append(row(method, ablation, [counts(result)]))
         swapped = list(with_random_keys(result))

@@ -101,9 +101,17 @@ def simulate(
 def p_values(study: Study, draws: int, rng: np.random.Generator) -> dict[tuple[str, str], Float[ndarray, "tag tag"]]:
     """P-values of one study by (claim, test): of all cells, and of both contrasts of all pairs of tags."""
     rises = study.sums.sum(0) / study.counts.sum(0)
-    items = sign_flip_p(study.sums, draws=draws, rng=rng)
-    random = crawford_howell_p(rises, study.controls)
-    others = np.stack([crawford_howell_p(row, np.delete(rises, n, 0), "greater") for n, row in enumerate(rises)])
+    items = sign_flip_p(study.sums, draws=draws, rng=rng, one_sided=True)
+    random = crawford_howell_p(rises, study.controls, "greater")
+    others = np.array(
+        [
+            [
+                crawford_howell_p(rises[n, [j]], np.delete(rises[:, [j]], [n, j], 0), "greater")[0]
+                for j in range(len(rises))
+            ]
+            for n in range(len(rises))
+        ]
+    )
     found = within_tag_contrasts(study.sums, study.counts, draws=draws, rng=rng, controls=study.controls)
     p_items, p_controls, p_others = (
         intersection_union(p, p.T) for p in (found.p_items, found.p_controls, found.p_others)

@@ -62,10 +62,7 @@ Controls = Annotated[int, typer.Option(help="Matched random lesions per tag.")]
 ControlOf = Annotated[
     str, typer.Option("--control", help="Match random sets by layer and 'size' of perturbation, or by 'layer' only.")
 ]
-Beside = Annotated[
-    list[str],
-    typer.Option(help="Also lesion: bottom (ranked last), damage (random, as harmful), unflagged (no outliers)."),
-]
+Beside = Annotated[list[str], typer.Option(help="Also lesion: unflagged keys, damage-matched sets, the bottom ranked.")]
 ClusterOf = Annotated[str, typer.Option("--cluster", help="Resample 'document', 'sentence', or what suits: 'auto'.")]
 Margin = Annotated[float, typer.Option(help="Nats within which an effect counts as none (classical dissociation).")]
 CorrectionOf = Annotated[str, typer.Option("--correction", help="False discovery rate by 'bh' or 'by'.")]

@@ -249,7 +249,8 @@ def _totals(
     """Rises under each set, and the sums of those under each of its neurons; only the sums are kept."""
     conditions = [Condition(each, fills, scope) for each in sets]
     conditions += [Condition(NeuronSet.parse([name]), fills, scope) for name in alone]
-    member = np.array([[name in set(each.names) for name in alone] for each in sets], dtype=np.float64)
+    named = [set(each.names) for each in sets]
+    member = np.array([[name in names for name in alone] for names in named], dtype=np.float64)
     member = np.hstack([np.zeros((len(sets), len(sets))), member])
     words = bench.test.readable("predict")
     joint, summed = np.full((len(sets), len(words)), np.nan), np.zeros((len(sets), len(words)))

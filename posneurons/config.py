@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from posneurons import ablations
@@ -48,6 +48,11 @@ class Config:
     random: int = 300
     words: int = 2000
     seed: int = 0
+
+    def canonical(self) -> Config:
+        """The same with every ablation under its label, once, so that two spellings are one."""
+        labels = (str(ablations.parse(each)) for each in self.ablations)
+        return replace(self, ablations=tuple(dict.fromkeys(labels)))
 
     def check(self) -> None:
         """Raise PosNeuronsError where an option has no meaning."""

@@ -1,13 +1,12 @@
-"""The rivals of a set of neurons: sets that match it in layers, in perturbation or in damage, and a ranking's bottom.
+"""The rivals of a set of neurons: sets that match it in layers, in perturbation or in damage.
 
-A lesion says something of its neurons only beside lesions that are like it in all but the choice. Four kinds:
+A lesion says something of its neurons only beside lesions that are like it in all but the choice. Three rivals:
 
 - planned: a random partner for every neuron, from its layer and, by choice, with as large a perturbation; no partner
   is any tag's key neuron or an outlier.
 - damage-matched: a random set that raises the mean loss of all words by as much as the target does, however many
   neurons that takes, so that profiles over tags are compared at one severity.
-- bottom: what the same ranking puts last.
-- other tags' sets need nothing from here.
+- what the same ranking puts last, and other tags' sets, need nothing from here.
 
 How damage is measured is the caller's: nothing here runs a model.
 
@@ -16,7 +15,7 @@ What this does not know: whether a random set does nothing; and that neurons mat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +28,6 @@ from posneurons.activations import TokenStatistics
 from posneurons.errors import NeuronError
 from posneurons.neurons import NeuronSet
 from posneurons.outliers import output_norms
-from posneurons.records import Ranking
 from posneurons.words import Control
 
 if TYPE_CHECKING:
@@ -118,24 +116,6 @@ def planned(
         tag: neurons.matched_random(draws, rng, **where, exclude=taken, size=like, bins=bins)
         for tag, neurons in keys.items()
     }
-
-
-def bottom(ranking: Ranking, k: int, tags: Iterable[str] | None = None) -> dict[str, NeuronSet]:
-    """The k neurons that a ranking puts last for each tag, the very last first; tags without any score are left out.
-
-    Neurons without a score are not among them. Raises NeuronError where a tag is unknown, or fewer than k have one.
-    """
-    if k < 1:
-        raise NeuronError(f"bottom: k={k}; expected at least 1 neuron")
-    found = {}
-    for tag in ranking.tags if tags is None else tags:
-        order = ranking.order(tag)
-        if not len(order):
-            continue
-        if len(order) < k:
-            raise NeuronError(f"bottom: k={k}, but for {tag}: {len(order)} neurons have a score; choose a smaller k")
-        found[tag] = NeuronSet.from_flat(order[::-1][:k], ranking.scores.shape[2])
-    return found
 
 
 def remaining(n_layers: int, n_units: int, *taken: NeuronSet) -> NeuronSet:

@@ -101,6 +101,7 @@ def lines(found: pd.DataFrame) -> list[str]:
         half = rows["k_half"].median()
         said.append(
             f"{where}: {len(beyond)} of {len(rows)} tags lose more than under matched random sets from some k on"
+            f" (p <= {ALPHA} at each k, not corrected; by chance about {ALPHA * len(rows):.1f})"
             + (f" ({', '.join(pairs)})" if pairs else "")
             + ("" if np.isnan(half) else f"; half of the full rise is reached at k = {half:.3g} (median of the tags)")
         )

@@ -184,7 +184,8 @@ def _others_p(difference: Float[ndarray, "tag tag"], rises: Float[ndarray, "tag 
     if n_others < MIN_OTHERS:
         return np.full(difference.shape, np.nan)
     a, b, c = np.indices((n_tags, n_tags, n_tags))
-    other = (c != a) & (c != b) & ~((a == b) & (c == (a + 1) % n_tags))  # on the diagonal, which nobody reads, one less
+    # On the diagonal (which nobody reads) one more would be left; it is dropped, so that the table is square.
+    other = (c != a) & (c != b) & ~((a == b) & (c == (a + 1) % n_tags))
     others = c[other].reshape(n_tags, n_tags, n_others)
     spread = _deviation(np.moveaxis(rises[others, a[:, :, :n_others]], -1, 0))
     return _t_tail(difference / (spread * np.sqrt(2)), n_others - 1)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from posneurons import models
 from posneurons.ablations import Edit, parse
-from posneurons.activations import BATCH_TOKENS, cache_activations, token_means
+from posneurons.activations import BATCH_TOKENS, stream, token_means
 from posneurons.errors import AlignmentError
 from posneurons.neurons import NeuronSet
 from posneurons.passes import tag_moments
@@ -68,7 +68,7 @@ class Fill:
             found = self.donors.values[layer][self.donors.choice[token]][:, columns]
             return found.to(live.dtype)
         scaled = self.scale * live if self.scale else torch.zeros_like(live)
-        return scaled if self.offset is None else scaled + self.offset[layer, units].to(live.dtype)
+        return scaled if self.offset is None else scaled + self.offset.to(live.device)[layer, units].to(live.dtype)
 
 
 ZERO = Fill()
@@ -142,23 +142,39 @@ def _donor_fills(
     if not len(readable):
         raise AlignmentError(f"{train.name}: no word that could be a donor; give longer sentences")
     donors = np.sort(rng.choice(readable, min(DONORS, len(readable)), replace=False))
-    rows = np.zeros(train.n_rows, dtype=bool)
-    rows[train.word_row[donors]] = True
-    kept = train.select(rows)
-    numbers = np.cumsum(rows[train.word_row]) - 1  # of a word of `train` in `kept`
-    found = cache_activations(model, kept, neurons, at="predict", **how)
-    values = found.values[np.searchsorted(found.word, numbers[donors])]
     info = models.describe(model)
-    units, by_layer = {}, {}
-    for layer in neurons.by_layer():
-        columns = np.flatnonzero(neurons.layers == layer)
-        columns = columns[np.argsort(neurons.units[columns])]
-        units[layer] = torch.from_numpy(neurons.units[columns]).to(info.device)
-        by_layer[layer] = torch.from_numpy(values[:, columns]).to(info.device)
+    neurons.check(info.n_layers, info.d_mlp)
+    units = {layer: torch.from_numpy(np.sort(each)).to(info.device) for layer, each in neurons.by_layer().items()}
+    values = _values_at(model, train, donors, units, info.device, how)
     return tuple(
-        Fill(donors=Donors(units, by_layer, torch.from_numpy(choice).to(info.device)))
+        Fill(donors=Donors(units, values, torch.from_numpy(choice).to(info.device)))
         for choice in _choices(test, train.word_tag[donors], edit, rng)
     )
+
+
+def _values_at(
+    model: Any,
+    corpus: Corpus,
+    words: Int[ndarray, " donor"],
+    units: Mapping[int, Tensor],
+    device: str,
+    how: Mapping[str, Any],
+) -> dict[int, Float[Tensor, "donor _"]]:
+    """What some units are before some words of a corpus; only the rows that hold these words are run."""
+    rows = np.zeros(corpus.n_rows, dtype=bool)
+    rows[corpus.word_row[words]] = True
+    number = np.cumsum(rows[corpus.word_row]) - 1  # of a word of `corpus` among those rows
+    place = torch.full((int(number[-1]) + 1,), -1, device=device)
+    place[torch.from_numpy(number[words]).to(device)] = torch.arange(len(words), device=device)
+    values = {layer: torch.zeros(len(words), len(each), device=device) for layer, each in units.items()}
+
+    def keep(layer: int, at: At, found: Tensor, acts: Tensor) -> None:  # noqa: ARG001
+        if layer in units:
+            wanted = place[found] >= 0
+            values[layer][place[found[wanted]]] = acts[wanted][:, units[layer]].float()
+
+    stream(model, corpus.select(rows), keep, **how)
+    return values
 
 
 def _choices(

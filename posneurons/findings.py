@@ -72,6 +72,9 @@ def _lesion_finding(whose: str, lesions: pd.DataFrame) -> str:
     if not draws > 0:
         return f"The {whose} were lesioned without matched controls, so nothing is claimed about the lesions."
     counts, shown, parts, largest = [], [], [], ""
+    tests = {"p_controls": "over random neurons (do the controls do it?)", "p_others": "over the other tags’ neurons"}
+    made = ["over words (is the rise zero?)", *(each for name, each in tests.items() if lesions[name].notna().any())]
+    grounds = made[0] if len(made) == 1 else ", ".join(made[:-1]) + " and " + made[-1]
     for ablation in lesions["ablation"].unique():
         own = own_effects(with_controls(lesions, ablation))
         tested = own[(own["controls"] > 0) & own["delta"].notna()]
@@ -93,9 +96,8 @@ def _lesion_finding(whose: str, lesions: pd.DataFrame) -> str:
             ).format(ablation, cell["tag"], *(number(cell[name]) for name in names))
     return (
         f"Lesioning a tag’s own {whose} raises that tag’s loss more than every one of its {draws} matched control"
-        f" lesions does, for {' and '.join(counts)}. Tested over words (is the rise zero?), over random neurons (do the"
-        f" controls do it?) and over the other tags’ neurons (do they do it?), and corrected for all cells, the rise is"
-        f" there (q ≤ {ALPHA}) for"
+        f" lesions does, for {' and '.join(counts)}. Tested {grounds}, and"
+        f" corrected for all cells, the rise is there (q ≤ {ALPHA}) for"
         f" {' and '.join(shown)}.{largest}"
         + (f" The category part of the loss holds {' and '.join(parts)}." if parts else "")
     )

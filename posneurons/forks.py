@@ -30,7 +30,7 @@ from posneurons.errors import PosNeuronsError
 from posneurons.fills import Condition, Fill
 from posneurons.lexicon import split_losses
 from posneurons.locality import can_be_local, local_hooks, record_keys_values
-from posneurons.memory import release
+from posneurons.memory import ran_out, release
 from posneurons.models import Hook
 from posneurons.packing import can_pack, narrow_hooks, packed_hooks
 from posneurons.reads import Reads, Trunk
@@ -124,7 +124,12 @@ class Forks:
 
     def limit(self, tokens: int) -> None:
         """Set the size of a batch anew."""
-        self._budget = tokens if torch.device(self._device).type == "cpu" else STACK * tokens
+        self._budget = self.stack * tokens
+
+    @property
+    def stack(self) -> int:
+        """Batches' worth of tokens that conditions are stacked to."""
+        return 1 if torch.device(self._device).type == "cpu" else STACK
 
     @property
     def kept(self) -> int:
@@ -181,14 +186,14 @@ class Forks:
         """Losses of some variants; where memory runs out, of half of them, or of half of the rows, at a time."""
         try:
             return self._losses(trunk, start, chosen)
-        except models.OutOfMemoryError:
-            if len(chosen) == 1 and len(trunk.reads.tokens) == 1:
+        except RuntimeError as error:
+            if not ran_out(error) or (len(chosen) == 1 and len(trunk.reads.tokens) == 1):
                 raise
         self.halved += 1
         release(self._device)
         if len(chosen) > 1:
             half = len(chosen) // 2
-            self._budget = max(1, self._budget // 2)
+            self._budget = max(1, half * self._run_places(trunk.reads, start.scope))
             return torch.cat([self._halving(trunk, start, part) for part in (chosen[:half], chosen[half:])], dim=1)
         losses = repeat(trunk.losses, "measure place -> measure c place", c=1).clone()
         middle = len(trunk.reads.tokens) // 2

@@ -211,7 +211,7 @@ def iterate(
         ablation: "zero", "mean", "balanced_mean", "clamp" or "scale", also with options; the means are the intact
             model's.
         at: where each word is read by the ranking.
-        controls: matched random sets per tag, without any neuron found; those of a round are the first of the last's.
+        controls: matched random sets per tag, without any neuron found; they grow with the rounds.
         control: what they share with the neurons found, as `lesion` takes it.
         seed: of rankings, control sets and the bootstrap.
         draws: resamples of the bootstrap.

@@ -88,13 +88,12 @@ class LesionResult:
 
         For every set: `percent` of the intact loss, `perplexity_ratio` exp(delta), and the parts of delta: the category
         part, the lexical part (delta = category + lexical), and the rise of the whole word's loss; NaN where they
-        were not measured. For the sets "key" only: 95 % intervals over clusters and over clusters times word types;
-        `p_items` (sign flips of clusters, two-sided); `p_rank` and `p_controls` (two-sided) against the set's matched
-        sets; `p_others`, one-sided, against the key sets of the tags that are neither lesioned nor measured; `p_value`,
-        the largest of p_items, p_controls and p_others that are defined: neither other words nor random neurons nor
-        other tags' neurons would do; `q_value` over all rows; `z_control`; the mean over word types, the mean
-        without the tag's five most frequent types, and the effective number of types. What is undefined is NaN: a tag
-        without words, a set without controls.
+        were not measured. For the sets "key" only: 95 % intervals over clusters and over clusters times word types, and
+        one-sided p-values of a rise: `p_items` over words (sign flips of clusters), `p_controls` over random neurons
+        (against the set's matched sets; `p_rank` by their ranks), `p_others` over the key sets of the tags that are
+        neither lesioned nor measured. `p_value` is the largest of the three that are defined; `q_value` corrects it
+        over all rows. Then `z_control`, the mean over word types, the mean without the tag's five most frequent types,
+        and the effective number of types. What is undefined is NaN: a tag without words, a set without controls.
         """
         return self._frame.copy()
 
@@ -285,7 +284,7 @@ class LesionResult:
         sums = self._sums(rises)
         cells, types, n_tags = self.word_tag, self.word_type, len(self.tags)
         low, high = significance.bootstrap_interval(sums, self._counts, draws=self.draws, rng=rng)
-        p_items = significance.sign_flip_p(sums, draws=self.draws, rng=rng)
+        p_items = significance.sign_flip_p(sums, draws=self.draws, rng=rng, one_sided=True)
         low2, high2 = significance.two_way_interval(
             rises, cells, self.word_cluster, types, n_tags, draws=min(self.draws, TWO_WAY_DRAWS), rng=rng
         )
@@ -308,7 +307,7 @@ class LesionResult:
         for place, condition in enumerate(self._keys):
             value, controls = delta[condition], delta[self._controls(self.lesion[condition])]
             found["p_rank"][place] = dissociation.rank_p(value, controls)
-            found["p_controls"][place] = dissociation.crawford_howell_p(value, controls)
+            found["p_controls"][place] = dissociation.crawford_howell_p(value, controls, "greater")
             if len(controls) > 1:
                 spread = np.where((controls == controls[0]).all(0), np.nan, controls.std(0, ddof=1))
                 found["z_control"][place] = (value - controls.mean(0)) / spread

@@ -70,7 +70,8 @@ class Workbench:
         self.model, self.seed, self.info = model, seed, models.describe(model)
         self.test = sample_rows(corpus.split(split), "predict", words, np.random.default_rng(seed))
         self.train = corpus.split("train") if "train" in corpus.split_names else self.test
-        self.dev = corpus.split("dev") if "dev" in corpus.split_names else self.train
+        dev = corpus.split("dev") if "dev" in corpus.split_names else self.train
+        self.dev = sample_rows(dev, "predict", words, np.random.default_rng(seed))
         self.notes: list[str] = []
         self._how: dict[str, Any] = {"tokens": tokens, "progress": progress}
         self._fills: dict[str, tuple[Fill, ...]] = {}
@@ -155,7 +156,10 @@ class Workbench:
         return found
 
     def damage(self, ablation: str | Edit, scope: Scope = "all") -> Damage:
-        """A function that gives the rise of the mean loss of the dev (else training) words for each set."""
+        """A function that gives the rise of the mean loss of the dev (else training) words for each set.
+
+        As many words as are lesioned, where that was limited; without a training split, the words lesioned themselves.
+        """
 
         def measure(sets: Sequence[NeuronSet]) -> Float[ndarray, " set"]:
             everyone = NeuronSet.parse([]).union(*sets)
@@ -263,8 +267,8 @@ def lesion(
         control: what they share with the key neurons: "size" (layer, and how much ablating moves the residual, in
             tenths of the layer) or "layer".
         beside: further sets to lesion, by kind and tag.
-        measures: losses beside that of the first token: "word" (all tokens), "category" (-ln P(tag), the part of the
-            loss that a part-of-speech neuron must move).
+        measures: losses beside that of the first token: "word" (all tokens; for key neurons only), "category"
+            (-ln P(tag), the part of the loss that a part-of-speech neuron must move).
         where: per token of the split, whether neurons are ablated there; None for everywhere after BOS.
         seed: of the control sets, donors, the bootstrap and the sign flips.
         method: a name for the tables.
@@ -275,8 +279,9 @@ def lesion(
         split: where losses are measured.
         tokens: size of a batch.
         progress: show bars.
-        workbench: one made before for this model, corpus and split, to share what it has computed.
-        losses: a parquet file to which the loss of every word under every lesion is streamed.
+        workbench: one made before for this model and corpus, to share what it has computed; its split, seed, tokens
+            and progress are taken.
+        losses: a parquet file to which the loss of every word ("first", "category") under every lesion is streamed.
 
     Returns:
         Losses per word and condition, with their tables.
@@ -290,6 +295,7 @@ def lesion(
         raise NeuronError("lesion: no key neurons were given; expected a mapping of tags to NeuronSets")
     edit = parse(ablation)
     bench = workbench or Workbench(model, corpus, split=split, seed=seed, tokens=tokens, progress=progress)
+    seed = bench.seed
     _, unit = bench.clusters(cluster)
     sets: dict[SetKind, Mapping[str, Sequence[NeuronSet]]] = {"key": {tag: [each] for tag, each in keys.items()}}
     sets |= {"matched": bench.matched(keys, edit, controls, control), **(beside or {})}
@@ -301,12 +307,19 @@ def lesion(
     ]
     names, kinds, numbers, everyone = zip(*plan, strict=True)
     fills = bench.fills(edit, NeuronSet.parse([]).union(*everyone))
-    wanted = tuple(dict.fromkeys(("first", *measures)))
+    seen = tuple(dict.fromkeys(("first", *(each for each in measures if each != "word"))))
     conditions = [Condition(each, fills, scope) for each in everyone]
     labels = [{"lesion": tag, "set": kind, "draw": draw} for tag, kind, draw in zip(names, kinds, numbers, strict=True)]
     intact: dict[str, str | int] = {"lesion": "", "set": "intact", "draw": 0}
-    with LossTable(losses, bench.test, labels, intact, wanted) if losses else nullcontext() as table:
-        found = bench.losses(conditions, wanted, where=where, also=table.add if table else None)
+    with LossTable(losses, bench.test, labels, intact, seen) if losses else nullcontext() as table:
+        found = bench.losses(conditions, seen, where=where, also=table.add if table else None)
+    more: dict[Measure, Losses]
+    more = {name: Losses(found.intact[i], found.lesioned[i]) for i, name in enumerate(seen) if name != "first"}
+    if "word" in measures:  # of key neurons only: it nearly doubles the logits to be made
+        real = np.flatnonzero(np.array(kinds) == "key")
+        whole = bench.losses([conditions[i] for i in real], ("word",), where=where)
+        more["word"] = Losses(whole.intact[0], np.full_like(found.lesioned[0], np.nan))
+        more["word"].lesioned[real] = whole.lesioned[0]
     test, words = bench.test, found.words
     forms = np.array([str(form).casefold() for form in test.word_form[words]])
     return LesionResult(
@@ -327,9 +340,5 @@ def lesion(
         seed=seed,
         margin=margin,
         correction=correction,
-        more={
-            measure: Losses(found.intact[number], found.lesioned[number])
-            for number, measure in enumerate(wanted)
-            if measure != "first"
-        },
+        more=more,
     )

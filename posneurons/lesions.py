@@ -166,7 +166,9 @@ def _planned(model: Any, corpus: Corpus, forks: Forks, tokens: int) -> tuple[int
     info = models.describe(model)
     itemsize = next(model.parameters()).element_size()
     longest = int(np.diff(corpus.row_bounds).max(initial=0)) + 1
-    each = memory.bytes_per_token(info, model.cfg.n_heads, longest, kept=forks.kept, itemsize=itemsize)
+    each = memory.bytes_per_token(
+        info, model.cfg.n_heads, longest, kept=forks.kept, stack=forks.stack, itemsize=itemsize
+    )
     room = memory.affordable(memory.free_bytes(info.device), info, each)
     if tokens <= max(room, longest):
         return tokens, ()
@@ -216,9 +218,9 @@ def _trunks(forks: Forks, part: WordReads) -> Iterator[tuple[WordReads, Trunk]]:
     """The intact run of some rows, or, where memory runs out, of half of them at a time."""
     try:
         trunk = forks.trunk(part.reads)
-    except models.OutOfMemoryError:
+    except RuntimeError as error:
         rows = len(part.reads.tokens)
-        if rows == 1:
+        if not memory.ran_out(error) or rows == 1:
             raise
         forks.halved += 1
         yield from _trunks(forks, part.rows(slice(0, rows // 2)))
@@ -300,7 +302,11 @@ def exact_effects(
         AlignmentError: where the corpus does not fit the model.
     """
     how: dict[str, Any] = {"tokens": tokens, "progress": progress}
-    fills = make_fills(model, corpus, corpus, fill, neurons, **how) if isinstance(fill, str) else (Fill(fill),)
+    fills = (
+        make_fills(model, corpus, corpus, fill, neurons, **how)
+        if isinstance(fill, str)
+        else (Fill(fill.to(models.describe(model).device)),)
+    )
     singles = [Condition(NeuronSet(neurons.layers[[i]], neurons.units[[i]]), fills, scope) for i in range(len(neurons))]
     sums = np.zeros((len(corpus.tags), len(neurons)))
     intact: dict[str, ndarray] = {}

@@ -14,7 +14,7 @@ LOGIT_ROWS = 1024
 """Rows of float32 logits that are in memory at once, three times over while their loss is taken."""
 
 
-def bytes_per_token(info: ModelInfo, n_heads: int, length: int, *, kept: int, itemsize: int) -> int:
+def bytes_per_token(info: ModelInfo, n_heads: int, length: int, *, kept: int, stack: int, itemsize: int) -> int:
     """Bytes that a token of a batch needs: what is kept of the intact run, and one layer at work.
 
     Args:
@@ -22,11 +22,12 @@ def bytes_per_token(info: ModelInfo, n_heads: int, length: int, *, kept: int, it
         n_heads: query heads.
         length: tokens of the longest row, which the attention scores of a token are as many as.
         kept: numbers kept per token for later.
+        stack: how many lesions of it are run side by side.
         itemsize: bytes of a number.
     """
     layer = 8 * info.d_model + 4 * info.d_mlp
     scores = 4 * n_heads * length
-    return (kept + layer + scores) * itemsize
+    return (kept + stack * (layer + scores)) * itemsize
 
 
 def affordable(free: int, info: ModelInfo, per_token: int) -> int:
@@ -41,6 +42,13 @@ def free_bytes(device: str) -> int:
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + held
     return int(psutil.virtual_memory().available)
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out: PyTorch has a class of its own for GPUs only."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "out of memory")
+    )
 
 
 def release(device: str) -> None:

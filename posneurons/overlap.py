@@ -197,14 +197,9 @@ def relabelled(
         NeuronError: where a layer has fewer neurons left than are needed.
     """
     everyone = NeuronSet.parse([]).union(*keys.values())
-    order = np.argsort(everyone.layers, kind="stable")  # a random set comes layer by layer
-    names = np.array(everyone.names, dtype=object)[order].tolist()
     found = []
     for drawn in everyone.matched_random(draws, rng, n_layers=n_layers, n_units=n_units, exclude=exclude):
-        units = drawn.units.copy()
-        for layer in np.unique(drawn.layers):
-            place = np.flatnonzero(drawn.layers == layer)
-            units[place] = rng.permutation(units[place])  # they come sorted
-        new = {name: (int(la), int(u)) for name, la, u in zip(names, drawn.layers, units, strict=True)}
-        found.append({tag: NeuronSet.from_pairs(new[name] for name in neurons) for tag, neurons in keys.items()})
+        pairs = zip(drawn.layers.tolist(), drawn.units.tolist(), strict=True)  # partner i stands at place i
+        partner = dict(zip(everyone.names, pairs, strict=True))
+        found.append({tag: NeuronSet.from_pairs(partner[name] for name in neurons) for tag, neurons in keys.items()})
     return found

@@ -45,7 +45,7 @@ VERIFY: dict[str, type] = {
 RANKING = "method at tag layer neuron score rank"
 LESIONS = (
     "method lesion ablation scope set draw tag words loss_intact delta percent delta_category ci_low ci_high p_items"
-    " p_controls q_value z_control"
+    " p_controls p_others q_value z_control"
 )
 DISSOCIATIONS = (
     "method ablation scope measure tag_a tag_b contrast_a contrast_b cross_a cross_b p_sets q_value equivalence_p"

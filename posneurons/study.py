@@ -60,6 +60,7 @@ def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: s
         PosNeuronsError: where an input is wrong, or `out` holds a run with another configuration.
     """
     config.check()
+    config = config.canonical()
     study = Study(config, out, command, progress)
     try:
         for stage in stages:

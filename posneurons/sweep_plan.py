@@ -116,9 +116,10 @@ def parts_of(best: Best, plan: Plan) -> tuple[NeuronSet, list[Part]]:
     parts: list[Part] = []
     if "k" in plan.arms:
         parts += [Part("k", k, EVERYWHERE, np.arange(k)) for k in sorted(set(plan.ks)) if k <= longest]
+    names = layers.names
     for layer in layers.by_layer():
         mine = np.flatnonzero(layers.layers == layer)
-        parts.append(Part("layer", plan.top, layer, np.array([place[layers.names[each]] for each in mine])))
+        parts.append(Part("layer", plan.top, layer, np.array([place[names[each]] for each in mine])))
     if "cumulative" in plan.arms:
         first = model.layers[: plan.top]
         parts += [Part("cumulative", plan.top, int(la), np.flatnonzero(first <= la)) for la in np.unique(first)]

@@ -68,7 +68,8 @@ def run(config: Config, plan: Plan, out: Path, *, command: str = "", progress: b
 def _beside_what_is_there(config: Config, out: Path) -> Config:
     """The configuration with all that a sweep does not ask for as in the run that `out` holds, or by default."""
     there = Manifest.load(out) if (out / "manifest.json").exists() else None
-    before = there.config if there is not None and there.stages else {}
+    only_here = {"probe_at": (config.at,)}  # nothing is probed, so nothing is ranked for other positions
+    before = there.config if there is not None and there.stages else only_here
     asked = {name: getattr(config, name) for name in ASKED}
     others = {each.name: before[each.name] for each in fields(Config) if each.name in before and each.name not in asked}
     kept: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in others.items()}

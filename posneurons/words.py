@@ -24,8 +24,8 @@ Control = Literal["size", "layer"]
 """What a random set shares with the set it is held against: layers and size of effect, or layers only."""
 
 SetKind = Literal["key", "matched", "bottom", "damage", "unflagged"]
-"""What a lesioned set is: a tag's key neurons, a matched random set, the last of the ranking, a random set that does as
-much damage, or the key neurons without outliers."""
+"""What a lesioned set is: a tag's key neurons, a matched random set, the last of the ranking (by a signed method, what
+works against the tag), a random set that does as much damage, or the key neurons without outliers."""
 
 Rival = Literal["bottom", "damage", "unflagged"]
 """Sets that can be lesioned beside key neurons and their matched random sets."""

@@ -16,7 +16,6 @@ from posneurons import models
 from posneurons.activations import TokenStatistics, token_statistics
 from posneurons.controls import (
     DamageControls,
-    bottom,
     damage_matched,
     perturbation_size,
     planned,
@@ -24,7 +23,6 @@ from posneurons.controls import (
 )
 from posneurons.errors import NeuronError
 from posneurons.neurons import NeuronSet
-from posneurons.records import Ranking
 
 N_LAYERS, N_UNITS = 3, 60
 NOUN, VERB = NeuronSet.parse(["L0N3", "L2N7", "L0N1", "L1N0"]), NeuronSet.parse(["L2N8", "L0N4", "L1N9"])
@@ -98,34 +96,6 @@ def test_plans_that_cannot_be_made_are_errors() -> None:
     everyone = NeuronSet.from_pairs([(2, unit) for unit in range(1, N_UNITS)])
     with pytest.raises(NeuronError, match="layer 2 has 1 neurons outside all key sets, but 2 are needed"):
         planned({"NOUN": NeuronSet.parse(["L2N5", "L2N6"])}, kind="layer", exclude=everyone, **where)
-
-
-def ranking() -> Ranking:
-    scores = np.array([[[0.5, -0.9, np.nan], [0.1, 0.1, -0.2]], [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]])
-    scores = np.concatenate([scores, np.full((1, 2, 3), np.nan)])
-    return Ranking("x", "predict", ("A", "B", "C"), scores, np.array([5, 5, 0]))
-
-
-def test_bottom_by_hand() -> None:
-    # |scores| of A: L0N1 .9, L0N0 .5, L1N2 .2, then L1N0 and L1N1 at .1 in that order; L0N2 is undefined. C has none.
-    found = bottom(ranking(), 3)
-    assert found == {
-        "A": NeuronSet.parse(["L1N1", "L1N0", "L1N2"]),
-        "B": NeuronSet.parse(["L0N0", "L0N1", "L0N2"]),
-    }
-    assert bottom(ranking(), 1, ["B"]) == {"B": NeuronSet.parse(["L0N0"])}
-    with pytest.raises(NeuronError, match=r"^bottom: k=6, but for A: 5 neurons have a score; choose a smaller k$"):
-        bottom(ranking(), 6)
-    with pytest.raises(NeuronError, match=r"^bottom: k=0; expected at least 1 neuron$"):
-        bottom(ranking(), 0)
-    with pytest.raises(NeuronError, match="no tag 'Z'"):
-        bottom(ranking(), 1, ["Z"])
-
-
-@given(st.integers(1, 5))
-def test_top_and_bottom_meet_in_the_middle(k: int) -> None:
-    order = ranking().top(5)["A"].names
-    assert bottom(ranking(), k)["A"].names == order[::-1][:k]
 
 
 def test_remaining_by_hand() -> None:

@@ -82,7 +82,7 @@ def test_bos_is_never_ablated_and_words_after_it_are_not_scored() -> None:
     assert found.lesioned.shape == (1, 0, len(found.words))
     assert (corpus.word_first[found.words] > 1).all()
     assert len(found.words) == (corpus.word_first > 1).sum()
-    part = next(lesions._batches(demo.model(), corpus, ("first",), None, 300))
+    part = next(lesions.word_batches(demo.model(), corpus, ("first",), None, 300))
     inside = part.reads.tokens != corpus.bos
     assert torch.equal(part.reads.ablated, inside)
     assert not part.reads.ablated[:, 0].any()
@@ -90,7 +90,7 @@ def test_bos_is_never_ablated_and_words_after_it_are_not_scored() -> None:
 
 def test_tokens_are_numbered_as_in_the_corpus() -> None:
     corpus, seen = few(), []
-    for part in lesions._batches(demo.model(), corpus, ("first",), None, 500):
+    for part in lesions.word_batches(demo.model(), corpus, ("first",), None, 500):
         here = part.reads.ablated
         assert (corpus.tokens[part.reads.number[here].numpy()] == part.reads.tokens[here].numpy()).all()
         seen.append(part.reads.number[here].numpy())

@@ -58,8 +58,9 @@ def test_what_cannot_be_packed_is_seen(tmp_path: Path) -> None:
 
 def test_memory_by_hand() -> None:
     info = models.describe(demo.model())
-    # (1000 kept + 8 x 256 + 4 x 768 + 4 x 8 heads x 100 tokens) numbers of 4 bytes
-    assert memory.bytes_per_token(info, 8, 100, kept=1000, itemsize=4) == 4 * (1000 + 2048 + 3072 + 3200)
+    # 1000 kept + 3 x (8 x 256 + 4 x 768 + 4 x 8 heads x 100 tokens) numbers of 4 bytes
+    found = memory.bytes_per_token(info, 8, 100, kept=1000, stack=3, itemsize=4)
+    assert found == 4 * (1000 + 3 * (2048 + 3072 + 3200))
     logits = 3 * 4 * 1024 * 4096
     assert memory.affordable(2 * logits, info, 1000) == int((0.8 * 2 * logits - logits) // 1000)
     assert memory.affordable(0, info, 1000) == 1

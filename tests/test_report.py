@@ -20,7 +20,8 @@ OWN = {"NOUN": 0.5, "VERB": 0.25, "X": 0.02}
 
 LESION_COLUMNS = [
     "method", "lesion", "ablation", "scope", "set", "draw", "tag", "words", "loss_intact", "loss_lesioned", "delta",
-    "percent", "delta_category", "ci_low", "ci_high", "p_items", "p_controls", "p_value", "q_value", "z_control",
+    "percent", "delta_category", "ci_low", "ci_high", "p_items", "p_controls", "p_others", "p_value", "q_value",
+    "z_control",
 ]  # fmt: skip
 PAIR_COLUMNS = [
     "method", "ablation", "scope", "measure", "tag_a", "tag_b", "contrast_a", "contrast_b", "cross_a", "cross_b",
@@ -36,7 +37,7 @@ def lesion_rows(tags, own, controls, noise, method, ablation):
                 delta = 0.01 * draw if draw else own[tag] if tag == lesion else 0.1
                 delta += noise * rng.normal()
                 q = 0.002 if tag != "X" else 0.2
-                tests = (np.nan,) * 7 if draw else (delta - 0.01, delta + 0.01, 0.001, 0.001, 0.001, q, 5.0)
+                tests = (np.nan,) * 8 if draw else (delta - 0.01, delta + 0.01, 0.001, 0.001, 0.001, 0.001, q, 5.0)
                 numbers = (1200, 4.0, 4.0 + delta, delta, 25 * delta, delta / (2 if tag == "NOUN" else 4))
                 yield (method, lesion, ablation, "all", "matched" if draw else "key", draw, tag, *numbers, *tests)
 
@@ -130,8 +131,8 @@ def test_findings_say_what_the_numbers_say(tmp_path):
         "Lesioning a tag’s own correlation neurons raises that tag’s loss more than every one of its 4 matched control"
         " lesions does, for 2 of 3 tags under mean ablation (by chance: about 0.6) and 2 of 3 tags under zero ablation"
         " (by chance: about 0.6). Tested over words (is the rise zero?), over random neurons (do the controls do it?)"
-        " and over the other tags’ neurons (do they do it?), and corrected for all cells, the rise is there (q ≤ 0.05)"
-        " for 2 (mean) and 2 (zero)."
+        " and over the other tags’ neurons, and corrected for all cells, the rise is there (q ≤ 0.05) for 2 (mean) and"
+        " 2 (zero)."
         " The largest of these effects under mean ablation is that on NOUN: +0.500 nats"
         " per word (95 % interval +0.490 to +0.510; controls +0.010 to +0.040)."
         " The category part of the loss holds 38 % of that rise under mean ablation (median over 2 tags) and 38 % of"
@@ -170,6 +171,21 @@ def test_a_rise_is_shown_only_above_zero_and_above_controls(tmp_path, changes):
     frame.loc[(frame["set"] == "key") & (frame["tag"] == "NOUN"), list(changes)] = list(changes.values())
     frame.to_parquet(run / "lesions.parquet")
     assert "(q ≤ 0.05) for 1 (mean) and 1 (zero)." in findings(run)[0]
+
+
+@pytest.mark.parametrize(
+    ("unknown", "grounds"),
+    [
+        (["p_others"], "Tested over words (is the rise zero?) and over random neurons (do the controls do it?), and"),
+        (["p_others", "p_controls"], "Tested over words (is the rise zero?), and corrected"),
+    ],
+)
+def test_only_tests_that_were_made_are_named(tmp_path, unknown, grounds):
+    run = build_run(tmp_path)
+    pd.read_parquet(run / "lesions.parquet").assign(**dict.fromkeys(unknown, np.nan)).to_parquet(
+        run / "lesions.parquet"
+    )
+    assert grounds in findings(run)[0]
 
 
 def test_sets_of_other_kinds_are_no_controls(tmp_path):
