@@ -276,7 +276,8 @@ def tag_shift(
         value: as in `steer`.
         steps: as in `steer`.
         spread: as in `steer`.
-        controls: random sets with as many neurons in each layer.
+        controls: random sets with as many neurons in each layer; they are not matched in size, so that loud neurons
+            have quieter rivals.
         exclude: neurons that no random set may contain; None for those in question.
         sampling: how tokens are drawn, the seed also of the random sets; None for `Sampling()`.
         batch_tokens: size of a batch.

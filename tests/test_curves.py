@@ -104,11 +104,13 @@ def test_lines_say_which_tags_and_where_half_is() -> None:
     found = curves.carriers(pd.concat([table(), table().assign(scope="local")]))
     assert curves.lines(found) == [
         f"correlation, zero ablation{where}: 1 of 2 tags lose more than under matched random sets from some k on"
+        " (p <= 0.05 at each k, not corrected; by chance about 0.1)"
         " (NOUN 4); half of the full rise is reached at k = 5.94 (median of the tags)"
         for where in ("", ", scope local")
     ]
     assert curves.lines(curves.carriers(table().query("lesion == 'VERB'"))) == [
         "correlation, zero ablation: 0 of 1 tags lose more than under matched random sets from some k on"
+        " (p <= 0.05 at each k, not corrected; by chance about 0.1)"
     ]
 
 
