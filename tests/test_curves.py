@@ -109,8 +109,10 @@ def test_lines_say_which_tags_and_where_half_is() -> None:
         for where in ("", ", scope local")
     ]
     assert curves.lines(curves.carriers(table().query("lesion == 'VERB'"))) == [
-        "correlation, zero ablation: 0 of 1 tags lose more than under matched random sets from some k on"
-        " (p <= 0.05 at each k, not corrected; by chance about 0.1)"
+        (
+            "correlation, zero ablation: 0 of 1 tags lose more than under matched random sets from some k on"
+            " (p <= 0.05 at each k, not corrected; by chance about 0.1)"
+        )
     ]
 
 
