@@ -75,7 +75,7 @@ class Forks:
 
     Raises:
         NeuronError: where a neuron lies outside the model.
-        PosNeuronsError: where a scope is unknown.
+        PosNeuronsError: where a scope is unknown, or a condition says not what neurons are set to.
     """
 
     def __init__(
@@ -91,6 +91,8 @@ class Forks:
             if each.scope not in get_args(Scope):
                 known = ", ".join(get_args(Scope))
                 raise PosNeuronsError(f"scope {each.scope!r}: no such scope; expected one of {known}")
+            if not each.fills:
+                raise PosNeuronsError("a condition without fills; expected at least one, such as posneurons.Fill()")
             each.neurons.check(info.n_layers, info.d_mlp)
         self._model, self._last, self._device = model, info.n_layers - 1, info.device
         self._table = None if table is None else table.to(info.device)

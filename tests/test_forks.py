@@ -226,6 +226,8 @@ def test_errors_say_what_to_do() -> None:
     wide: Any = "wide"
     with pytest.raises(PosNeuronsError, match="scope 'wide': no such scope; expected one of local, all"):
         Forks(model, [Condition(pn.NeuronSet.parse(["L0N0"]), scope=wide)])
+    with pytest.raises(PosNeuronsError, match=r"a condition without fills; expected at least one"):
+        Forks(model, [Condition(pn.NeuronSet.parse(["L0N0"]), ())])
 
 
 def test_a_batch_without_scored_places() -> None:
