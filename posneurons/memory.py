@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psutil
 import torch
 
+from posneurons.errors import RunError
 from posneurons.models import ModelInfo
 
 SHARE = 0.8
@@ -49,6 +53,23 @@ def ran_out(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in ("can't allocate memory", "out of memory")
     )
+
+
+@contextmanager
+def explained(tokens: int, kept: str = "") -> Iterator[None]:
+    """Turn an end of memory into one line that says what to do; `kept` says what is not lost.
+
+    Raises:
+        RunError: where memory runs out inside the context.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        raise RunError(
+            f"out of memory with batches of {tokens} tokens; {kept}run the same with a smaller --batch-tokens"
+        ) from None
 
 
 def release(device: str) -> None:

@@ -29,9 +29,6 @@ Hook = tuple[str, Callable[..., Any]]
 VOCABULARY_CHUNK = 16_384
 """Columns of the unembedding that are converted to float32 at once: 0.27 GB for Llama-3-8B."""
 
-OutOfMemoryError = torch.OutOfMemoryError
-"""What a pass that does not fit its device raises."""
-
 SELF_CHECK_TOLERANCE = 0.05
 """Nats by which a loss computed in two ways may differ when a model is checked; bf16 rounding is well below it."""
 

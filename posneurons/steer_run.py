@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from posneurons import models
+from posneurons import memory, models
 from posneurons.activations import token_statistics
 from posneurons.alignment import align
 from posneurons.errors import NeuronError, RunError
@@ -108,7 +108,7 @@ def run(config: SteerConfig, out: Path, *, command: str = "", progress: bool = T
     )
     manifest.model = asdict(models.describe(model))
     manifest.treebank = {"name": bank.name, "sha256": bank.sha256}
-    try:
+    with memory.explained(config.batch_tokens):
         found = tag_shift(
             model,
             config.prompts or PROMPTS,
@@ -124,10 +124,6 @@ def run(config: SteerConfig, out: Path, *, command: str = "", progress: bool = T
             batch_tokens=config.batch_tokens,
             progress=progress,
         )
-    except models.OutOfMemoryError:
-        raise RunError(
-            f"out of memory with batches of {config.batch_tokens} tokens; run the same with a smaller --batch-tokens"
-        ) from None
     manifest.stages["steer"] = {"state": "done", "seconds": round(time.perf_counter() - begin, 2)}
     _write(found, config, method, name, out)
     manifest.save(out)

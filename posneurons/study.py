@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from posneurons import models, report
+from posneurons import memory, models, report
 from posneurons.alignment import align
 from posneurons.config import Config
 from posneurons.errors import RunError
@@ -62,14 +62,9 @@ def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: s
     config.check()
     config = config.canonical()
     study = Study(config, out, command, progress)
-    try:
+    with memory.explained(config.batch_tokens, "finished stages are kept: "):
         for stage in stages:
             study.do(stage)
-    except models.OutOfMemoryError:
-        raise RunError(
-            f"out of memory with batches of {config.batch_tokens} tokens; finished stages are kept: "
-            "run the same with a smaller --batch-tokens"
-        ) from None
     return out
 
 

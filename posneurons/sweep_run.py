@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from posneurons import curves, models, report
+from posneurons import curves, memory, report
 from posneurons.config import Config
 from posneurons.errors import NeuronError, RunError
 from posneurons.lesion_study import Workbench
@@ -58,7 +56,7 @@ def run(config: Config, plan: Plan, out: Path, *, command: str = "", progress: b
         (out / FOLDER / "sets.json").unlink(missing_ok=True)
     if not (done and known and all((out / name).exists() for name in FILES)):
         study.do("rank")
-        with _memory(config):
+        with memory.explained(config.batch_tokens, "finished shards are kept: "):
             _sweep(study, plan, progress)
     found = curves.lines(pd.read_parquet(out / "carriers.parquet"))
     page = report.build_report(out)
@@ -84,17 +82,6 @@ def _given(config: Config) -> dict[str, str]:
         return {"list": hashlib.sha256(Path(config.neurons).read_bytes()).hexdigest()[:32]}
     except OSError as error:
         raise RunError(f"--neurons {config.neurons}: cannot be read ({error.strerror}); check the path") from None
-
-
-@contextmanager
-def _memory(config: Config) -> Iterator[None]:
-    try:
-        yield
-    except models.OutOfMemoryError:
-        raise RunError(
-            f"out of memory with batches of {config.batch_tokens} tokens; finished shards are kept: "
-            "run the same with a smaller --batch-tokens"
-        ) from None
 
 
 def _sweep(study: Study, plan: Plan, progress: bool) -> None:

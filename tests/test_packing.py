@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import posneurons as pn
 from posneurons import memory, models
+from posneurons.errors import RunError
 from posneurons.packing import can_pack, narrow_hooks, packed_hooks
 
 
@@ -65,3 +66,18 @@ def test_memory_by_hand() -> None:
     assert memory.affordable(2 * logits, info, 1000) == int((0.8 * 2 * logits - logits) // 1000)
     assert memory.affordable(0, info, 1000) == 1
     assert memory.free_bytes("cpu") > 10**6
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_an_end_of_memory_is_one_line_on_any_device(error: RuntimeError) -> None:
+    wanted = "^out of memory with batches of 9 tokens; shards are kept: run the same with a smaller --batch-tokens$"
+    with pytest.raises(RunError, match=wanted), memory.explained(9, "shards are kept: "):
+        raise error
+    with pytest.raises(RuntimeError, match="size mismatch"), memory.explained(9):
+        raise RuntimeError("size mismatch")
