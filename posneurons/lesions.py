@@ -127,9 +127,15 @@ def stream_losses(
 
     Raises:
         NeuronError: where a neuron lies outside the model.
-        AlignmentError: where the corpus does not fit the model, or the lexicon is missing or of other tags.
+        AlignmentError: where the corpus does not fit the model, `where` does not fit the corpus, or the lexicon is
+            missing or of other tags.
     """
     check_fits(model, corpus)
+    if where is not None and len(where) != len(corpus.tokens):
+        raise AlignmentError(
+            f"{corpus.name}: where={len(where)} positions were given; expected one for each of its "
+            f"{len(corpus.tokens)} tokens (those of the split that is lesioned)"
+        )
     table = _table(corpus, measures, lexicon)
     forks = Forks(model, conditions, table=table, tokens=tokens)
     budget, notes = _planned(model, corpus, forks, tokens)

@@ -268,6 +268,7 @@ class Study:
                 pairs += [result.dissociations(), result.dissociations(category=True)]
         frame = correct(pd.concat(frames, ignore_index=True), correction)
         pair = judge(pd.concat(pairs, ignore_index=True), correction)
+        self.manifest.notes["lesions"] = {"clusters": bench.clusters(config.cluster)[0]}
         for note in bench.notes:
             self._warn(note)
         write_whole(self.out / "lesions.parquet", lambda part: frame.to_parquet(part, index=False))

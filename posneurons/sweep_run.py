@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from posneurons import curves, memory, report
+from posneurons.ablations import parse
 from posneurons.config import Config
 from posneurons.errors import NeuronError, RunError
 from posneurons.lesion_study import Workbench
@@ -49,6 +50,8 @@ def run(config: Config, plan: Plan, out: Path, *, command: str = "", progress: b
     """
     config.check()
     plan.check()
+    labels = (str(parse(each)) for each in plan.ablations)
+    plan = replace(plan, ablations=tuple(dict.fromkeys(labels)))  # two spellings of an ablation are one
     study = Study(_beside_what_is_there(config, out), out, command, progress)
     done = study.manifest.stages.get("sweep", {}).get("state") == "done"
     known = claim(out / FOLDER, plan, **_given(config))

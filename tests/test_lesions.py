@@ -184,6 +184,8 @@ def test_exact_effects_are_the_means_of_single_lesions(scope: Any) -> None:
 
 def test_errors_say_what_to_do() -> None:
     corpus: Corpus = few()
+    with pytest.raises(AlignmentError, match=r"where=3 positions were given; expected one for each of its \d+ tokens"):
+        word_losses(demo.model(), corpus, [], where=np.zeros(3, dtype=bool))
     category: Any = {"measures": ("category",)}
     with pytest.raises(AlignmentError, match="needs a lexicon of its tags; none was given"):
         word_losses(demo.model(), corpus, [], **category)

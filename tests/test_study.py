@@ -63,6 +63,7 @@ def test_the_manifest_says_what_was_run(finished: Path) -> None:
     assert manifest["config"]["top"] == 20
     assert manifest["model"]["n_layers"] == 6
     assert len(manifest["treebank"]["sha256"]) == 64
+    assert manifest["notes"]["lesions"] == {"clusters": "sentence"}  # 7 documents are too few
     assert set(manifest["stages"]) == {"rank", "probe", "lesion", "report"}
     assert {"split", "tag", "reason", "words"} == set(manifest["dropped"][0])
     assert any("fewer than 60 training words" in warning for warning in manifest["warnings"])
