@@ -56,7 +56,7 @@ def main() -> None:
         begin = time.perf_counter()
         bank = pn.load_treebank(path, tag=options.tag)
         loaded = time.perf_counter()
-        corpus = pn.align(bank, tokenizer, context=options.context)
+        corpus = pn.align(bank, tokenizer, n_ctx=options.context)
         seconds = time.perf_counter() - loaded
         words = bank.tag_counts().total()
         sys.stdout.write(

@@ -173,7 +173,7 @@ def shuffled(manifest: dict, seeds: Sequence[int], controls: int, words: int) ->
     """Attribution on permuted tags, lesioned (mean ablation)."""
     config = manifest["config"]
     model = pn.load_model(config["model"], dtype=config["dtype"])
-    corpus = pn.align(pn.load_treebank(config["treebank"]), model.tokenizer, context=model.cfg.n_ctx)
+    corpus = pn.align(pn.load_treebank(config["treebank"]), model.tokenizer, n_ctx=model.cfg.n_ctx)
     bench = Workbench(model, corpus, words=words or None, seed=config["seed"])
     for seed in seeds:
         ranking = pn.rank(model, corpus.shuffled(seed), "attribution")

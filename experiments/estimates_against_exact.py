@@ -74,7 +74,7 @@ def main() -> None:
     made = json.loads(table.schema.metadata[b"posneurons"])
     frame = table.to_pandas()
     model = pn.load_model("demo", dtype=torch.float32, device="cpu")
-    corpus = pn.align(pn.load_treebank(asked.treebank), model.tokenizer, context=model.cfg.n_ctx)
+    corpus = pn.align(pn.load_treebank(asked.treebank), model.tokenizer, n_ctx=model.cfg.n_ctx)
     part = some_rows(corpus.split(made["split"]), sum(made["words"].values()), made["seed"])
     count = np.bincount(part.word_tag[part.readable("predict")], minlength=len(part.tags))
     tags = [tag for tag in part.tags if count[part.tags.index(tag)] >= asked.least]

@@ -59,7 +59,7 @@ def main() -> None:
 
     model = pn.load_model(asked.model, device=asked.device, dtype=torch.float32)
     bank = pn.load_treebank() if asked.treebank == "demo" else pn.load_treebank(asked.treebank)
-    corpus = some_rows(pn.align(bank, model.tokenizer, context=256).split(asked.split), asked.words, 0)
+    corpus = some_rows(pn.align(bank, model.tokenizer, n_ctx=256).split(asked.split), asked.words, 0)
     n_units, everyone = model.cfg.d_mlp, model.cfg.n_layers * model.cfg.d_mlp
     flat = np.arange(everyone)[:: max(1, everyone // asked.neurons)] if asked.neurons else np.arange(everyone)
     begin = time.perf_counter()

@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--least", type=int, default=20, help="words of a tag for its errors to count")
     args = parser.parse_args()
     model = pn.load_model(args.model, device=args.device, dtype=args.dtype)
-    corpus = pn.align(pn.load_treebank(args.treebank), model.tokenizer, context=model.cfg.n_ctx).split("train")
+    corpus = pn.align(pn.load_treebank(args.treebank), model.tokenizer, n_ctx=model.cfg.n_ctx).split("train")
     corpus = part_of(corpus, args.share)
     bare(model, part_of(corpus, 0.02))  # warm up
     times = np.array(

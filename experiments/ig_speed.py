@@ -204,7 +204,7 @@ def main() -> None:
 
     model = pn.load_model(asked.model, device=asked.device, dtype=torch.float32)
     bank = pn.load_treebank() if asked.treebank == "demo" else pn.load_treebank(asked.treebank)
-    corpus = pn.align(bank, model.tokenizer, context=256).split(asked.split)
+    corpus = pn.align(bank, model.tokenizer, n_ctx=256).split(asked.split)
     spread = np.linspace(0, corpus.n_rows - 1, min(asked.rows, corpus.n_rows)).round().astype(np.int64)
     sys.stdout.write(compare(model, corpus.select(np.isin(np.arange(corpus.n_rows), spread)), asked))
 

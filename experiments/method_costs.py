@@ -33,7 +33,7 @@ from posneurons.records import Corpus
 def prepare(asked: argparse.Namespace) -> tuple[Any, Corpus]:
     model = pn.load_model(asked.model, device=asked.device, dtype=asked.dtype)
     bank = pn.load_treebank() if asked.treebank == "demo" else pn.load_treebank(asked.treebank)
-    corpus = pn.align(bank, model.tokenizer, context=256).split(asked.split)
+    corpus = pn.align(bank, model.tokenizer, n_ctx=256).split(asked.split)
     return model, rows_of(corpus, asked.rows)
 
 

@@ -358,7 +358,7 @@ def main() -> None:
         args.model, device=args.device, dtype=args.dtype or ("float32" if args.model == "demo" else None)
     )
     bank = pn.load_treebank() if args.treebank == "demo" else pn.load_treebank(args.treebank)
-    corpus = pn.align(bank, model.tokenizer, context=model.cfg.n_ctx)
+    corpus = pn.align(bank, model.tokenizer, n_ctx=model.cfg.n_ctx)
     part, seen = (
         draw_rows(corpus, "train", words, np.random.default_rng(args.seed)) for words in (args.words, args.classified)
     )

@@ -68,9 +68,7 @@ def seconds(job: object, *args: object) -> float:
 
 def memory_of(share: float, treebank: str, name: str, device: str, queue: mp.Queue) -> None:
     model = pn.load_model(name, device=device)
-    corpus = part_of(
-        pn.align(pn.load_treebank(treebank), model.tokenizer, context=model.cfg.n_ctx).split("train"), share
-    )
+    corpus = part_of(pn.align(pn.load_treebank(treebank), model.tokenizer, n_ctx=model.cfg.n_ctx).split("train"), share)
     begin = psutil.Process().memory_info().rss
     bare(model, corpus)  # what torch keeps for itself, mostly kernels for every shape of a batch
     gc.collect()
@@ -111,7 +109,7 @@ def main() -> None:
     parser.add_argument("--dtype", default=None)
     args = parser.parse_args()
     model = pn.load_model(args.model, device=args.device, dtype=args.dtype)
-    corpus = pn.align(pn.load_treebank(args.treebank), model.tokenizer, context=model.cfg.n_ctx).split("train")
+    corpus = pn.align(pn.load_treebank(args.treebank), model.tokenizer, n_ctx=model.cfg.n_ctx).split("train")
     bare(model, part_of(corpus, 0.02))  # warm up
     times = np.array(
         [[seconds(bare, model, corpus), seconds(pn.tag_moments, model, corpus)] for _ in range(args.repeats)]

@@ -100,7 +100,7 @@ def main() -> None:
 
     model = pn.load_model(device=asked.device, dtype=asked.dtype)
     bank = pn.load_treebank() if asked.treebank == "demo" else pn.load_treebank(asked.treebank)
-    whole = pn.align(bank, model.tokenizer, context=256)
+    whole = pn.align(bank, model.tokenizer, n_ctx=256)
     corpus = some_rows(whole.split(asked.split), asked.words, 0)
     plan = sweep(model, some_rows(whole.split("train"), 20_000, 0))
     few = corpus.select(np.arange(corpus.n_rows) < 4)

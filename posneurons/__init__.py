@@ -44,20 +44,20 @@ if TYPE_CHECKING:
     from posneurons.probes import fit_probe as fit_probe
     from posneurons.records import Corpus as Corpus
     from posneurons.records import Ranking as Ranking
-    from posneurons.records import Sentence as Sentence
     from posneurons.records import TagMoments as TagMoments
-    from posneurons.records import Treebank as Treebank
-    from posneurons.records import Word as Word
     from posneurons.reliability import reliability as reliability
     from posneurons.results import ProbeResult as ProbeResult
     from posneurons.scoring import score_method as score_method
+    from posneurons.sentences import Sentence as Sentence
+    from posneurons.sentences import Treebank as Treebank
+    from posneurons.sentences import Word as Word
+    from posneurons.splits import with_splits as with_splits
     from posneurons.steering import steer as steer
     from posneurons.steering import tag_shift as tag_shift
     from posneurons.subspace import directions as directions
     from posneurons.subspace import principal_angles as principal_angles
     from posneurons.taggers import simple_tagger as simple_tagger
     from posneurons.treebank import load_treebank as load_treebank
-    from posneurons.treebank import with_splits as with_splits
     from posneurons.verification import verify as verify
     from posneurons.workflow import rank as rank
 
@@ -81,14 +81,16 @@ _HOME = {
     "passes": ("tag_moments",),
     "planted": ("markov_model",),
     "probes": ("cross", "fit_probe"),
-    "records": ("Corpus", "Ranking", "Sentence", "TagMoments", "Treebank", "Word"),
+    "records": ("Corpus", "Ranking", "TagMoments"),
     "reliability": ("reliability",),
     "results": ("ProbeResult",),
     "scoring": ("score_method",),
+    "sentences": ("Sentence", "Treebank", "Word"),
+    "splits": ("with_splits",),
     "steering": ("steer", "tag_shift"),
     "subspace": ("directions", "principal_angles"),
     "taggers": ("simple_tagger",),
-    "treebank": ("load_treebank", "with_splits"),
+    "treebank": ("load_treebank",),
     "verification": ("verify",),
     "workflow": ("rank",),
 }

@@ -101,7 +101,7 @@ def check_fits(model: Any, corpus: Corpus) -> None:
     if longest > info.n_ctx:
         raise AlignmentError(
             f"{corpus.name}: a row of {longest} tokens does not fit the model's context of {info.n_ctx}; "
-            f"align with context={info.n_ctx}"
+            f"align with n_ctx={info.n_ctx}"
         )
     highest = max(int(corpus.tokens.max(initial=0)), corpus.bos)
     if highest >= info.d_vocab:

@@ -24,7 +24,8 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 
 from posneurons.errors import AlignmentError
-from posneurons.records import UNTAGGED, Corpus, Sentence, Treebank, Word
+from posneurons.records import Corpus
+from posneurons.sentences import UNTAGGED, Sentence, Treebank, Word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,13 +66,13 @@ class _Part:
     dropped: Counter[tuple[str, str, str]]
 
 
-def align(treebank: Treebank, tokenizer: Any, *, context: int | None = None) -> Corpus:
+def align(treebank: Treebank, tokenizer: Any, *, n_ctx: int | None = None) -> Corpus:
     """Find the tokens of every word.
 
     Args:
         treebank: tagged sentences.
         tokenizer: a fast tokenizer of transformers with a BOS token.
-        context: positions the model reads at once, BOS among them; by default what the tokenizer says
+        n_ctx: positions the model reads at once, BOS among them; by default what the tokenizer says
             (`model_max_length`), or 2,048 where it says nothing.
 
     Returns:
@@ -94,7 +95,7 @@ def align(treebank: Treebank, tokenizer: Any, *, context: int | None = None) -> 
     >>> corpus.dropped
     {('train', 'ADV', 'cut by a token'): 1, ('train', 'PUNCT', 'cut by a token'): 1}
     """
-    bos, size = _check(tokenizer, context)
+    bos, size = _check(tokenizer, n_ctx)
     sentences = treebank.sentences
     firsts = range(0, len(sentences), BATCH)
     parts = [_align_batch(sentences[first : first + BATCH], tokenizer, size) for first in firsts]
@@ -131,7 +132,7 @@ def dropped_table(corpus: Corpus) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["split", "tag", "reason", "words", "share"])
 
 
-def _check(tokenizer: Any, context: int | None) -> tuple[int, int]:
+def _check(tokenizer: Any, n_ctx: int | None) -> tuple[int, int]:
     """BOS and the size of the context. Raises AlignmentError where the tokenizer or the size cannot be used."""
     kind = type(tokenizer).__name__
     if not getattr(tokenizer, "is_fast", False):
@@ -143,9 +144,9 @@ def _check(tokenizer: Any, context: int | None) -> tuple[int, int]:
             f"{kind} has no BOS token, with which every row begins; set tokenizer.bos_token, e.g. to its eos_token"
         )
     says = tokenizer.model_max_length
-    size = context if context is not None else int(says) if says < _SANE_CONTEXT else DEFAULT_CONTEXT
+    size = n_ctx if n_ctx is not None else int(says) if says < _SANE_CONTEXT else DEFAULT_CONTEXT
     if size < 2:
-        raise AlignmentError(f"context={size}; expected at least 2 positions, BOS and one token")
+        raise AlignmentError(f"n_ctx={size}; expected at least 2 positions, BOS and one token")
     return int(tokenizer.bos_token_id), size
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import getitem
 from pathlib import Path
 
@@ -25,18 +25,18 @@ from conllu.exceptions import ParseException
 from conllu.parser import DEFAULT_FIELDS, parse_id_value
 
 from posneurons.errors import TreebankError
-from posneurons.records import UNTAGGED, Sentence, Word
+from posneurons.sentences import Sentence, Word
+from posneurons.tagsets import TagOf, pairs
 
 LONGEST_LINE = 1 << 20
 """Bytes; a longer line is not CoNLL-U."""
 
-_FEATURE = re.compile(r"[A-Z][A-Za-z0-9]*(?:\[[a-z0-9]+\])?")
+PARAGRAPH = "\n\n"
+"""What stands between two paragraphs of a document."""
+
 _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|.)")
 _ESCAPED = {"s": " ", "t": "\t", "n": "\n", "r": "\r", "p": "|", "\\": "\\"}
 _HIDDEN_SPACE = "\0"
-
-TagOf = Callable[[Token], str]
-"""From a row to its tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +64,7 @@ class _Surface:
     form: str
     misc: str
     words: list[Token]
-
-
-def tag_reader(tag: str) -> TagOf:
-    """How to get the tag of a row: "upos", "xpos" or the name of a feature. Raises TreebankError for other words."""
-    if tag in ("upos", "xpos"):
-        return lambda token: str(token[tag])
-    if not _FEATURE.fullmatch(tag):
-        raise TreebankError(f"tag={tag!r}: expected 'upos', 'xpos' or the name of a feature such as 'Number'")
-    return lambda token: _pairs(token["feats"]).get(tag) or UNTAGGED
-
-
-def _pairs(column: str) -> dict[str, str]:
-    """`Number=Sing|Ref=a=b` to a dict; what follows the first = is the value."""
-    return {key: value for key, _, value in (part.partition("=") for part in column.split("|"))}
+    fused: bool = False
 
 
 def read_file(
@@ -89,12 +76,19 @@ def read_file(
         TreebankError: where the file is not CoNLL-U or `# text` is not what the forms say; with file and line.
     """
     document, documents = None, 0
+    held: tuple[Sentence, bool] | None = None
     for block in _blocks(path, _lines(path, digest)):
         tokens = _parse(block)
-        if "newdoc" in tokens.metadata or "newdoc id" in tokens.metadata:
+        comments = tokens.metadata
+        if "newdoc" in comments or "newdoc id" in comments:
             documents += 1
-            document = tokens.metadata.get("newdoc id") or f"{path.name} document {documents}"
-        yield _sentence(block, tokens, tag_of, document, split), document is not None
+            document = comments.get("newdoc id") or f"{path.name} document {documents}"
+        if held is not None:
+            paragraph = "newpar" in comments or "newpar id" in comments
+            yield (replace(held[0], after=PARAGRAPH), held[1]) if paragraph else held
+        held = _sentence(block, tokens, tag_of, document, split), document is not None
+    if held is not None:
+        yield held
 
 
 def _lines(path: Path, digest: Callable[[bytes], None]) -> Iterator[str]:
@@ -197,7 +191,7 @@ def _surfaces(block: _Block, tokens: TokenList) -> list[_Surface]:
             found[-1].words.append(token)
         elif isinstance(number, tuple) and number[1] == "-" and number[0] == word + 1 > range_end:
             range_end = number[2]
-            found.append(_Surface(line, token["form"], token.get("misc", ""), []))
+            found.append(_Surface(line, token["form"], token.get("misc", ""), [], fused=True))
         elif not (isinstance(number, tuple) and number[1] == "." and number[0] == word):
             written = "".join(map(str, number)) if isinstance(number, tuple) else number
             raise TreebankError(f"{block.place(line)}: id {written} out of order; expected {word + 1}")
@@ -210,12 +204,24 @@ def _sentence(block: _Block, tokens: TokenList, tag_of: TagOf, document: str | N
     """A parsed block as a sentence."""
     surfaces = _surfaces(block, tokens)
     _check_columns(block, tokens, tag_of)
+    _check_heads(block, tokens)
     text = tokens.metadata.get("text") or _joined(surfaces)
     words: list[Word] = []
+    multiword = []
     for surface, start in zip(surfaces, _starts(block, text, surfaces), strict=True):
+        if surface.fused:
+            multiword.append((len(words), len(words) + len(surface.words)))
         words.extend(_words(surface, start, tag_of))
     own = f"{block.path.name}:{block.first}"
-    return Sentence(tokens.metadata.get("sent_id") or own, text, tuple(words), document or own, split)
+    return Sentence(
+        id=tokens.metadata.get("sent_id") or own,
+        text=text,
+        words=tuple(words),
+        document=document or own,
+        split=split,
+        multiword=tuple(multiword),
+        after=_space_after(surfaces[-1].misc),
+    )
 
 
 def _check_columns(block: _Block, tokens: TokenList, tag_of: TagOf) -> None:
@@ -226,6 +232,28 @@ def _check_columns(block: _Block, tokens: TokenList, tag_of: TagOf) -> None:
             raise TreebankError(f"{block.place(line)}: no form in column 2; expected the word as it is written")
         if is_word and not tag_of(token):
             raise TreebankError(f"{block.place(line)}: the column of the tag is empty; expected a tag, or _ for none")
+
+
+def _check_heads(block: _Block, tokens: TokenList) -> None:
+    """Raises TreebankError where a head is no word of the sentence, or heads run in a circle; _ stands for none."""
+    lines = {token["id"]: line for line, token in zip(block.rows, tokens, strict=True) if isinstance(token["id"], int)}
+    written = {token["id"]: token["head"] for token in tokens if isinstance(token["id"], int)}
+    above = {0: 0}
+    for word, head in written.items():
+        above[word] = int(head) if head.isdecimal() else 0
+        if head != "_" and not (head.isdecimal() and (above[word] == 0 or above[word] in written)):
+            raise TreebankError(
+                f"{block.place(lines[word])}: head {head!r}; expected 0, _ or the id of a word, at most {len(written)}"
+            )
+    rooted = {0}
+    for word in written:
+        path, at = set(), word
+        while at not in rooted and at not in path:
+            path.add(at)
+            at = above[at]
+        if at not in rooted:
+            raise TreebankError(f"{block.place(lines[at])}: the heads of word {at} run in a circle; expected a tree")
+        rooted |= path
 
 
 def _joined(surfaces: list[_Surface]) -> str:
@@ -239,10 +267,10 @@ def _space_after(misc: str) -> str:
     >>> _space_after("SpacesAfter=\\s\\n")
     ' \n'
     """
-    pairs = _pairs(misc)
-    if "SpacesAfter" in pairs:
-        return _ESCAPE.sub(_unescape, pairs["SpacesAfter"])
-    return "" if pairs.get("SpaceAfter") == "No" else " "
+    said = pairs(misc)
+    if "SpacesAfter" in said:
+        return _ESCAPE.sub(_unescape, said["SpacesAfter"])
+    return "" if said.get("SpaceAfter") == "No" else " "
 
 
 def _unescape(match: re.Match[str]) -> str:

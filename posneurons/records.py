@@ -7,88 +7,20 @@ neither files nor formulas nor models.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from posneurons.errors import AlignmentError, NeuronError, TreebankError
+from posneurons.errors import AlignmentError, NeuronError
 from posneurons.neurons import NeuronSet
 from posneurons.words import At, Per
 
 if TYPE_CHECKING:
     import pandas as pd
-
-UNTAGGED = "_"
-"""The tag of a word that has none; the alignment leaves such words out and counts them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A syntactic word with its tag and the characters that it covers in its sentence's text.
-
-    `start` and `end` are a half-open span of characters. `shared` is true where the word has no characters of its own:
-    several words stand behind one surface ("im" for "in dem"), and the span is that of the whole surface.
-    """
-
-    form: str
-    tag: str
-    start: int
-    end: int
-    shared: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """A sentence: its text as the model will read it, and its words in order."""
-
-    id: str
-    text: str
-    words: tuple[Word, ...]
-    document: str
-    split: str
-
-
-@dataclass(frozen=True)
-class Treebank:
-    """Tagged sentences from one source.
-
-    `tagset` says which column the tags are ("upos", "xpos" or the name of a feature); `sha256` is the digest of the
-    files in the order in which they were read; `marked_documents` is false where the source marks no documents and
-    each sentence stands for one.
-    """
-
-    name: str
-    tagset: str
-    sentences: tuple[Sentence, ...]
-    sha256: str
-    marked_documents: bool
-
-    def __len__(self) -> int:
-        return len(self.sentences)
-
-    def __iter__(self) -> Iterator[Sentence]:
-        return iter(self.sentences)
-
-    @cached_property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits in order of appearance."""
-        return tuple(dict.fromkeys(sentence.split for sentence in self.sentences))
-
-    def split(self, name: str) -> Treebank:
-        """The sentences of one split. Raises TreebankError where there is none of that name."""
-        if name not in self.splits:
-            raise TreebankError(f"{self.name}: no split {name!r}; it has {', '.join(self.splits) or 'no sentence'}")
-        return replace(self, sentences=tuple(s for s in self.sentences if s.split == name))
-
-    def tag_counts(self) -> Counter[str]:
-        """Number of words of each tag."""
-        return Counter(word.tag for sentence in self.sentences for word in sentence.words)
 
 
 @dataclass(frozen=True)

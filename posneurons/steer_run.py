@@ -20,7 +20,7 @@ from posneurons.generation import ChangeKind, Sampling
 from posneurons.manifest import Manifest, write_json, write_whole
 from posneurons.neuron_lists import read_neurons
 from posneurons.neurons import NeuronSet
-from posneurons.records import Treebank
+from posneurons.sentences import Treebank
 from posneurons.steering import PROMPTS, TagShift, tag_shift
 from posneurons.taggers import Tagger, simple_tagger, stanza_tagger
 from posneurons.treebank import load_treebank
@@ -170,7 +170,7 @@ def _open(config: SteerConfig, out: Path, command: str) -> Manifest:
 def _spread(model: Any, bank: Treebank, config: SteerConfig) -> Any:
     """Standard deviation of every neuron over the treebank's tokens, a tensor [layer neuron]."""
     known = bank.split("train") if "train" in bank.splits else bank
-    corpus = align(known, model.tokenizer, context=models.describe(model).n_ctx)
+    corpus = align(known, model.tokenizer, n_ctx=models.describe(model).n_ctx)
     return token_statistics(model, corpus, tokens=config.batch_tokens).sd
 
 

@@ -28,7 +28,8 @@ from posneurons.neuron_lists import given_frame, read_neurons
 from posneurons.neurons import NeuronSet
 from posneurons.probes import fit_probe
 from posneurons.records import Corpus, Ranking
-from posneurons.treebank import load_treebank, with_splits
+from posneurons.splits import with_splits
+from posneurons.treebank import load_treebank
 from posneurons.verdicts import correct, judge
 from posneurons.verification import verify
 from posneurons.words import At, Control, Correction, Per, Scope
@@ -134,7 +135,7 @@ class Study:
         shared = {s.document for s in bank.split("train")} & {s.document for s in bank.split("test")}
         if bank.marked_documents and shared:
             self._warn(f"{len(shared)} documents have sentences in both train and test, such as {min(shared)}")
-        corpus = align(bank, self.model.tokenizer, context=models.describe(self.model).n_ctx)
+        corpus = align(bank, self.model.tokenizer, n_ctx=models.describe(self.model).n_ctx)
         self._same("treebank", self.manifest.treebank, {"sha256": bank.sha256}, ("sha256",))
         self.manifest.treebank = {
             "name": bank.name,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from posneurons.errors import RunError, TreebankError
-from posneurons.records import UNTAGGED, Treebank
+from posneurons.sentences import UNTAGGED, Treebank
 
 Tagged = list[tuple[str, str]]
 """The words of a text in order, each with its tag."""

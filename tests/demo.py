@@ -17,7 +17,7 @@ def model() -> Any:
 
 @cache
 def corpus() -> Corpus:
-    return pn.align(pn.load_treebank(), model().tokenizer, context=256)
+    return pn.align(pn.load_treebank(), model().tokenizer, n_ctx=256)
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from posneurons.records import Treebank
+from posneurons.sentences import Treebank
 from posneurons.treebank import load_treebank
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"

@@ -185,6 +185,6 @@ def test_errors_say_what_to_do() -> None:
         activations.token_statistics(demo.model(), nobody)
     long = replace(corpus, row_bounds=np.concatenate([[0], np.full(corpus.n_rows, len(corpus.tokens))]))
     with pytest.raises(
-        AlignmentError, match=r"a row of \d+ tokens does not fit the model's context of 256; align with context=256"
+        AlignmentError, match=r"a row of \d+ tokens does not fit the model's context of 256; align with n_ctx=256"
     ):
         pn.tag_moments(demo.model(), long)

@@ -15,7 +15,8 @@ from tokenizers_for_tests import byte_level_bpe
 from posneurons import alignment
 from posneurons.alignment import align, dropped_table
 from posneurons.errors import AlignmentError
-from posneurons.records import Corpus, Sentence, Treebank, Word
+from posneurons.records import Corpus
+from posneurons.sentences import Sentence, Treebank, Word
 
 Span = tuple[int, int]
 
@@ -108,7 +109,7 @@ def test_every_reason_by_hand() -> None:
     made = Sentence(made.id, text, (made.words[0], Word("im", "DET", 0, 2, True), *made.words[2:]), "d", "dev")
     tokenizer = Given([(0, 2), (2, 5), (7, 9), (9, 10), (10, 11), (11, 12), (12, 14)])
     with pytest.raises(AlignmentError, match="bank: no word could be aligned with tokens") as caught:
-        align(bank(made), tokenizer, context=3)
+        align(bank(made), tokenizer, n_ctx=3)
     assert "(shared surface 2, cut by a token 2, no token 1, too long 1, untagged 1); check the" in str(caught.value)
     corpus = align(bank(made), tokenizer)
     assert words(corpus) == [("cdef", "NOUN", 0, 3, 6)]
@@ -127,7 +128,7 @@ def test_long_sentences_become_rows_cut_between_words() -> None:
     made = sentence("ab c def g", "ab/X", "c/X", "def/X", "g/X")
     short = sentence("h", "h/X", document="e", split="test")
     tokenizer = Given([(0, 1), (1, 2), (2, 4), (4, 6), (6, 7), (7, 8), (8, 10)], [(0, 1)])
-    corpus = align(bank(made, short), tokenizer, context=5)
+    corpus = align(bank(made, short), tokenizer, n_ctx=5)
     assert [each[2:] for each in words(corpus)] == [(0, 1, 2), (0, 3, 3), (1, 1, 3), (1, 4, 4), (2, 1, 1)]
     assert corpus.row_bounds.tolist() == [0, 3, 7, 8]
     assert corpus.row_sentence.tolist() == [0, 0, 1]
@@ -140,7 +141,7 @@ def test_long_sentences_become_rows_cut_between_words() -> None:
 def test_a_word_longer_than_the_context_is_too_long() -> None:
     # 3 tokens fit: a | bcd (the word of 4 tokens begins a row of its own) | e f
     tokenizer = Given([(0, 1), (1, 3), (3, 4), (4, 5), (5, 6), (6, 8), (8, 10)])
-    corpus = align(bank(sentence("a bcde f g", "a/X", "bcde/Y", "f/X", "g/X")), tokenizer, context=4)
+    corpus = align(bank(sentence("a bcde f g", "a/X", "bcde/Y", "f/X", "g/X")), tokenizer, n_ctx=4)
     assert corpus.row_bounds.tolist() == [0, 1, 4, 7]
     assert words(corpus) == [("a", "X", 0, 1, 1), ("f", "X", 2, 2, 2), ("g", "X", 2, 3, 3)]
     assert corpus.dropped == {("train", "Y", "too long"): 1}
@@ -149,7 +150,7 @@ def test_a_word_longer_than_the_context_is_too_long() -> None:
 def test_no_row_is_cut_inside_words_that_share_a_token() -> None:
     """do|n't over the tokens don|'t: the cut between them would part n't, so both go to the next row."""
     tokenizer = Given([(0, 1), (1, 4), (4, 8), (8, 10), (10, 12)])
-    corpus = align(bank(sentence("I so don't x", "I/X", "so/X", "do/X", "n't/X", "x/X")), tokenizer, context=4)
+    corpus = align(bank(sentence("I so don't x", "I/X", "so/X", "do/X", "n't/X", "x/X")), tokenizer, n_ctx=4)
     assert corpus.row_bounds.tolist() == [0, 2, 5]
 
 
@@ -195,8 +196,8 @@ def test_tokenizers_that_cannot_be_used() -> None:
         align(made, Given([(0, 0), (1, 1)]))
     with pytest.raises(AlignmentError, match="the tokenizer's offsets are not in the order of the text"):
         align(made, Given([(1, 3), (0, 1)]))
-    with pytest.raises(AlignmentError, match="context=1; expected at least 2 positions, BOS and one token"):
-        align(made, Given([(0, 1), (1, 3)]), context=1)
+    with pytest.raises(AlignmentError, match="n_ctx=1; expected at least 2 positions, BOS and one token"):
+        align(made, Given([(0, 1), (1, 3)]), n_ctx=1)
     with pytest.raises(AlignmentError, match=r"bank: no word could be aligned with tokens \(it has no words\)"):
         align(bank(), Given())
 
@@ -207,7 +208,7 @@ def test_the_context_comes_from_the_tokenizer_where_it_says_one() -> None:
     assert align(made, tokenizer).n_rows == 2
     tokenizer.model_max_length = 1001
     assert align(made, tokenizer).n_rows == 4
-    assert align(made, tokenizer, context=5000).n_rows == 1
+    assert align(made, tokenizer, n_ctx=5000).n_rows == 1
 
 
 # Reference: the definition, read aloud.
@@ -243,7 +244,7 @@ def check_against_reference(made: Treebank, tokenizer: Any) -> None:
         with pytest.raises(AlignmentError, match="no word could be aligned"):
             align(made, tokenizer)
         return
-    corpus = align(made, tokenizer, context=10**6)
+    corpus = align(made, tokenizer, n_ctx=10**6)
     numbers = corpus.row_sentence[corpus.word_row]
     assert [(f, t, int(n), a, b) for (f, t, _, a, b), n in zip(words(corpus), numbers, strict=True)] == expected
     assert corpus.dropped == dropped
@@ -315,11 +316,11 @@ def test_the_number_of_sentences_at_once_does_not_matter(monkeypatch: pytest.Mon
     made = bank(
         *(sentence("The cat won't see 😀", *forms[: n % 7], document=str(n // 3), split="ab"[n % 2]) for n in range(20))
     )
-    whole = align(made, byte_level_bpe(), context=6)
+    whole = align(made, byte_level_bpe(), n_ctx=6)
     assert whole.split_sentences > 0
     for size in (1, 3, 19, 20):
         monkeypatch.setattr(alignment, "BATCH", size)
-        assert same(whole, align(made, byte_level_bpe(), context=6))
+        assert same(whole, align(made, byte_level_bpe(), n_ctx=6))
 
 
 # The context.
@@ -327,9 +328,9 @@ def test_the_number_of_sentences_at_once_does_not_matter(monkeypatch: pytest.Mon
 
 def check_rows(made: Treebank, tokenizer: Any, context: int) -> None:
     """Rows fit, hold the tokens of the whole, end at the last free place, and lose no word that fits into one."""
-    whole = align(made, tokenizer, context=10**6)
+    whole = align(made, tokenizer, n_ctx=10**6)
     try:
-        corpus = align(made, tokenizer, context=context)
+        corpus = align(made, tokenizer, n_ctx=context)
     except AlignmentError:
         assert (whole.word_last - whole.word_first + 1 >= context).all()
         return

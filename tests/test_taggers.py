@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shared import treebank as shared_treebank
 
 from posneurons.errors import RunError, TreebankError
-from posneurons.records import UNTAGGED, Sentence, Treebank, Word
+from posneurons.sentences import UNTAGGED, Sentence, Treebank, Word
 from posneurons.taggers import (
     SimpleTagger,
     Tagger,

@@ -13,8 +13,9 @@ from shared import shared_data, treebank
 
 from posneurons import conll
 from posneurons.errors import TreebankError
-from posneurons.records import Sentence, Treebank, Word
-from posneurons.treebank import load_treebank, with_splits
+from posneurons.sentences import Sentence, Treebank, Word
+from posneurons.splits import with_splits
+from posneurons.treebank import load_treebank
 
 
 def row(number: object, form: str, tag: str = "X", misc: str = "_", feats: str = "_", xpos: str = "_") -> str:
@@ -76,6 +77,7 @@ def test_a_sentence_with_all_that_conllu_has(tmp_path: Path) -> None:
         ),
         document="doc-1",
         split="all",
+        multiword=((1, 3),),
     )
 
 
@@ -145,10 +147,18 @@ def test_an_underscore_can_be_a_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "expected"), [("upos", ["NOUN", "VERB"]), ("xpos", ["NN", "_"]), ("Number", ["Plur", "_"])]
+    ("tag", "expected"),
+    [
+        ("upos", ["NOUN", "VERB"]),
+        ("xpos", ["NN", "_"]),
+        ("Number", ["Plur", "_"]),
+        ("lemma", ["lemma", "lemma"]),
+        ("form", ["cats", "sleep"]),
+        ("upos+Number", ["NOUN+Plur", "_"]),
+    ],
 )
 def test_the_column_of_the_tag(tmp_path: Path, tag: str, expected: list[str]) -> None:
-    lines = [row(1, "cats", "NOUN", feats="Case=Nom|Number=Plur", xpos="NN"), row(2, "sleep", "VERB")]
+    lines = [row(1, "Cats", "NOUN", feats="Case=Nom|Number=Plur", xpos="NN"), row(2, "sleep", "VERB")]
     assert [word.tag for word in read(tmp_path, *lines, tag=tag).words] == expected
 
 
@@ -169,6 +179,27 @@ def test_documents(tmp_path: Path) -> None:
     assert [s.document for s in bank] == ["a", "a", "x.conllu document 2", "x.conllu document 3"]
     assert bank.marked_documents
     assert [s.id for s in bank] == ["x.conllu:1", "x.conllu:4", "x.conllu:6", "x.conllu:9"]
+
+
+def test_what_stands_between_sentences(tmp_path: Path) -> None:
+    lines = [row(1, "a"), "", row(1, "b", misc="SpaceAfter=No"), "", "# newpar", row(1, "c", misc="SpacesAfter=\\n")]
+    bank = load_treebank(write(tmp_path, *lines, "", row(1, "d"), "", "# newpar id = 2", row(1, "e")))
+    assert [sentence.after for sentence in bank] == [" ", "\n\n", "\n", "\n\n", " "]
+
+
+def test_sizes_count_words_written_together_once(tmp_path: Path) -> None:
+    lines = [
+        row("1-2", "im"),
+        row(1, "in"),
+        row(2, "dem"),
+        row(3, "Haus"),
+        "",
+        row(1, "a"),
+        row("2-2", "bc"),
+        row(2, "b"),
+    ]
+    bank = load_treebank(write(tmp_path, *lines))
+    assert bank.size() == {"sentences": 2, "tokens": 4, "words": 5, "multiword": 2}
 
 
 def test_without_documents_each_sentence_is_one(tmp_path: Path) -> None:
@@ -231,6 +262,15 @@ def test_the_embedded_treebank() -> None:
         ([row(1, "a\0")], "x.conllu:1: a NUL character; expected text: the file is damaged"),
         (["", ""], "x.conllu: no sentence in this file; expected CoNLL-U, ten columns with tabs between"),
         ([], "x.conllu: no sentence in this file; expected CoNLL-U, ten columns with tabs between"),
+        ([row(1, "a").replace("\t0\t", "\t2\t")], "x.conllu:1: head '2'; expected 0, _ or the id of a word, at most 1"),
+        (
+            [row(1, "a").replace("\t0\t", "\t-1\t")],
+            "x.conllu:1: head '-1'; expected 0, _ or the id of a word, at most 1",
+        ),
+        (
+            ["# x", row(1, "a"), row(2, "b").replace("\t0\t", "\t3\t"), row(3, "c").replace("\t0\t", "\t2\t")],
+            "x.conllu:3: the heads of word 2 run in a circle; expected a tree",
+        ),
         ([row(1, "a", "_")], "x: no word has a tag in 'upos'; expected 'upos', 'xpos' or a feature that it has"),
     ],
 )
@@ -277,7 +317,10 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_an_unknown_tag_column(tmp_path: Path) -> None:
-    expected = "tag='pos': expected 'upos', 'xpos' or the name of a feature such as 'Number'"
+    expected = (
+        "tag='pos': expected 'upos', 'xpos', 'lemma', 'form', the name of a feature such as 'Number', or several joined "
+        "by +, as in 'upos+Number'"
+    )
     assert fault(tmp_path, row(1, "a"), tag="pos") == expected
     assert fault(tmp_path, row(1, "a"), tag="Nmber").startswith("x: no word has a tag in 'Nmber'")
 

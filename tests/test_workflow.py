@@ -30,7 +30,7 @@ def tiny(write: Callable[..., Path]) -> tuple[Any, Corpus]:
     """A random checkpoint of two layers, and some sentences in its tokens."""
     with TemporaryDirectory() as folder:
         model = pn.load_model(write(Path(folder) / "checkpoint"), device="cpu")
-    corpus = pn.align(pn.load_treebank(), model.tokenizer, context=model.cfg.n_ctx)
+    corpus = pn.align(pn.load_treebank(), model.tokenizer, n_ctx=model.cfg.n_ctx)
     rows = np.flatnonzero(corpus.row_split == corpus.split_names.index("train"))[::16]
     return model, corpus.select(np.isin(np.arange(corpus.n_rows), rows))
 
