@@ -1,14 +1,16 @@
 """Words and tokens brought together: a treebank and a tokenizer to a `Corpus`.
 
-1. Every sentence is tokenized once, without special tokens; a fast tokenizer says which characters each token covers.
+1. Every sentence, or every document with its sentences put together, is tokenized once, without special tokens; a fast
+   tokenizer says which characters each token covers.
 2. White space is not counted: characters are numbered without it, because a token of Llama 3 holds the space before
    it. Several tokens can have one identical span (an emoji cut into bytes).
 3. A word touches the tokens that share a character with it. It counts where the first of them starts and the last of
-   them ends exactly where the word does; every other word is left out and counted, by split, tag and reason.
-4. A sentence that is longer than the context becomes several rows, cut where no word is cut, with the tokens it has.
+   them ends exactly where the word does; every other word is left out and counted, by split, tag and reason. Before
+   that, words that share a token can be made one (`units`).
+4. What is longer than the model's context becomes several rows (`windows`).
 
 All of 2 and 3 is numpy over many sentences at once: their texts are laid end to end, so that characters are numbered
-through. This module knows no model; it asks the tokenizer for offsets, for `bos_token_id` and for nothing else.
+through. This module knows no model.
 """
 
 from __future__ import annotations
@@ -16,16 +18,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from itertools import chain, groupby, pairwise
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from numpy import ndarray
 
 from posneurons.errors import AlignmentError
+from posneurons.offsets import bos_and_size, ends, is_space, tokenize, touched
 from posneurons.records import Corpus
 from posneurons.sentences import UNTAGGED, Sentence, Treebank, Word
+from posneurons.units import runs, unit
+from posneurons.windows import windows
+from posneurons.words import Context, Units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,23 +39,19 @@ if TYPE_CHECKING:
 REASONS = ("untagged", "shared surface", "no token", "cut by a token", "too long")
 """Why a word is left out; of several, the first."""
 
-DEFAULT_CONTEXT = 2048
-"""Positions of a row where neither the caller nor the tokenizer says how many the model reads."""
-
 BATCH = 2048
 """Sentences that are tokenized and aligned at once; bounds memory, changes no result."""
 
-_SANE_CONTEXT = 1_000_000
-
 
 @dataclass(frozen=True, slots=True)
-class _Tokens:
-    """The tokens of some sentences, end to end; `start` and `end` count visible characters over all their texts."""
+class _Words:
+    """Words of some sentences with their sentence, how many words of the treebank each is, and their characters."""
 
-    ids: Int[ndarray, " token"]
-    start: Int[ndarray, " token"]
-    end: Int[ndarray, " token"]
-    bounds: Int[ndarray, " sentence_and_end"]
+    words: list[Word]
+    sentence: Int[ndarray, " word"]
+    parts: Int[ndarray, " word"]
+    start: Int[ndarray, " word"]
+    end: Int[ndarray, " word"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +61,34 @@ class _Part:
     tokens: Int[ndarray, " token"]
     row_bounds: Int[ndarray, " row_and_end"]
     row_sentence: Int[ndarray, " row"]
-    words: list[Word]
+    kept: _Words
     word_row: Int[ndarray, " word"]
     word_first: Int[ndarray, " word"]
     word_last: Int[ndarray, " word"]
     dropped: Counter[tuple[str, str, str]]
+    cut: int
 
 
-def align(treebank: Treebank, tokenizer: Any, *, n_ctx: int | None = None) -> Corpus:
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How a treebank is aligned: the tokenizer, tokens of a row, and the options of `align`."""
+
+    tokenizer: Any
+    room: int
+    left: int
+    context: Context
+    units: Units
+
+
+def align(
+    treebank: Treebank,
+    tokenizer: Any,
+    *,
+    n_ctx: int | None = None,
+    context: Context = "sentence",
+    left: int | None = None,
+    units: Units = "word",
+) -> Corpus:
     """Find the tokens of every word.
 
     Args:
@@ -74,6 +96,14 @@ def align(treebank: Treebank, tokenizer: Any, *, n_ctx: int | None = None) -> Co
         tokenizer: a fast tokenizer of transformers with a BOS token.
         n_ctx: positions the model reads at once, BOS among them; by default what the tokenizer says
             (`model_max_length`), or 2,048 where it says nothing.
+        context: what is read at once: each "sentence" by itself, or the consecutive sentences of a "document", as many
+            as fit. Each word is counted once either way.
+        left: tokens that the first counted word of a row has before it where a sentence or document is too long for one
+            row; those tokens stand in two rows, and in means over tokens twice. By default a quarter of `n_ctx` for
+            documents and 0 for sentences.
+        units: "word" leaves out words that share a token or a surface with another. "contraction" makes them one unit
+            if they have one tag, or if all have letters or digits: "don't" becomes one AUX+PART, as Llama 3 cuts it
+            inside "n't". "token" makes one unit of all, also of a word and the punctuation in its token.
 
     Returns:
         The words whose boundaries are token boundaries. `dropped` counts the others by (split, tag, reason):
@@ -95,11 +125,13 @@ def align(treebank: Treebank, tokenizer: Any, *, n_ctx: int | None = None) -> Co
     >>> corpus.dropped
     {('train', 'ADV', 'cut by a token'): 1, ('train', 'PUNCT', 'cut by a token'): 1}
     """
-    bos, size = _check(tokenizer, n_ctx)
+    bos, size = bos_and_size(tokenizer, n_ctx)
+    how = _How(tokenizer, size - 1, _left(left, size, context), context, units)
+    _check_words(context=(context, Context), units=(units, Units))
     sentences = treebank.sentences
-    firsts = range(0, len(sentences), BATCH)
-    parts = [_align_batch(sentences[first : first + BATCH], tokenizer, size) for first in firsts]
-    corpus = _assemble(treebank, parts, firsts, bos)
+    bounds = _batches(sentences, context)
+    parts = [_align_batch(sentences[first:last], how) for first, last in pairwise(bounds)]
+    corpus = _assemble(treebank, parts, bounds, bos, how)
     if not len(corpus):
         reasons: Counter[str] = Counter()
         for (_, _, reason), count in corpus.dropped.items():
@@ -132,168 +164,147 @@ def dropped_table(corpus: Corpus) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["split", "tag", "reason", "words", "share"])
 
 
-def _check(tokenizer: Any, n_ctx: int | None) -> tuple[int, int]:
-    """BOS and the size of the context. Raises AlignmentError where the tokenizer or the size cannot be used."""
-    kind = type(tokenizer).__name__
-    if not getattr(tokenizer, "is_fast", False):
-        raise AlignmentError(
-            f"{kind} gives no character offsets; expected a fast tokenizer of transformers (one with a tokenizer.json)"
-        )
-    if tokenizer.bos_token_id is None:
-        raise AlignmentError(
-            f"{kind} has no BOS token, with which every row begins; set tokenizer.bos_token, e.g. to its eos_token"
-        )
-    says = tokenizer.model_max_length
-    size = n_ctx if n_ctx is not None else int(says) if says < _SANE_CONTEXT else DEFAULT_CONTEXT
-    if size < 2:
-        raise AlignmentError(f"n_ctx={size}; expected at least 2 positions, BOS and one token")
-    return int(tokenizer.bos_token_id), size
+def _check_words(**given: tuple[str, Any]) -> None:
+    """Raise AlignmentError where an option is none of its words."""
+    for name, (value, words) in given.items():
+        if value not in get_args(words):
+            raise AlignmentError(f"{name}={value!r}; expected one of {', '.join(get_args(words))}")
 
 
-def _align_batch(sentences: Sequence[Sentence], tokenizer: Any, context: int) -> _Part:
+def _left(left: int | None, size: int, context: Context) -> int:
+    """Tokens before the first counted word of a row that is cut out of something longer."""
+    if left is None:
+        return size // 4 if context == "document" else 0
+    if not 0 <= left < size - 1:
+        raise AlignmentError(
+            f"left={left}; expected 0 to {size - 2}, so that {size} positions have room for a new token"
+        )
+    return left
+
+
+def _batches(sentences: Sequence[Sentence], context: Context) -> list[int]:
+    """Bounds of runs of at least `BATCH` sentences; with documents, of whole documents."""
+    bounds = [0]
+    for number in range(1, len(sentences)):
+        together = context == "document" and _passage(sentences[number]) == _passage(sentences[number - 1])
+        if number - bounds[-1] >= BATCH and not together:
+            bounds.append(number)
+    return [*bounds, len(sentences)]
+
+
+def _passage(sentence: Sentence) -> tuple[str, str]:
+    """What consecutive sentences share that are read together."""
+    return sentence.split, sentence.document
+
+
+def _align_batch(sentences: Sequence[Sentence], how: _How) -> _Part:
     """The rows and words of some sentences; rows, sentences and tokens are numbered within the batch."""
-    texts = [sentence.text for sentence in sentences]
-    base = _ends([len(text) for text in texts])
-    visible = _ends(~_is_space("".join(texts)))
-    tokens = _tokenize(texts, base, visible, tokenizer)
-    words = list(chain.from_iterable(sentence.words for sentence in sentences))
-    sentence = np.repeat(np.arange(len(sentences)), [len(each.words) for each in sentences])
-    start = visible[base[sentence] + np.array([word.start for word in words], dtype=np.int64)]
-    end = visible[base[sentence] + np.array([word.end for word in words], dtype=np.int64)]
-    low, high, exact = _touched(tokens, start, end)
-    row_bounds, row_sentence = _rows(tokens.bounds, low, high, context - 1)
-    row = np.searchsorted(row_bounds, low, side="right") - 1
+    texts, first_sentence, base = _texts(sentences, how.context)
+    visible = ends(~is_space("".join(texts)))
+    tokens = tokenize(texts, visible, how.tokenizer)
+    words = _words(sentences, base, visible)
+    low, high, exact = touched(tokens, words.start, words.end)
+    if how.units != "word":
+        words = _united(words, sentences, low, high, how.units)
+        low, high, exact = touched(tokens, words.start, words.end)
+    begin = np.searchsorted(tokens.end, visible[base], side="right")
+    rows = windows(tokens.bounds, begin, low, high, how.room, how.left)
+    row = rows.row_of(low)
     reason = np.select(
         [
-            np.array([word.tag == UNTAGGED for word in words], dtype=bool),
-            np.array([word.shared for word in words], dtype=bool),
+            np.array([word.tag == UNTAGGED for word in words.words], dtype=bool),
+            np.array([word.shared for word in words.words], dtype=bool),
             low > high,
             ~exact,
-            high >= row_bounds[np.minimum(row + 1, len(row_bounds) - 1)],
+            high >= rows.last[np.maximum(row, 0)] if len(rows.last) else low >= 0,
         ],
         range(len(REASONS)),
         len(REASONS),
     )
     kept = np.flatnonzero(reason == len(REASONS))
-    begin = row_bounds[row[kept]] - 1
+    lengths = rows.last - rows.first
+    dropped: Counter[tuple[str, str, str]] = Counter()
+    for number in np.flatnonzero(reason < len(REASONS)).tolist():
+        split = sentences[words.sentence[number]].split
+        dropped[split, words.words[number].tag, REASONS[reason[number]]] += int(words.parts[number])
+    passages = np.searchsorted(tokens.bounds, rows.new, side="right") - 1
     return _Part(
-        tokens=tokens.ids,
-        row_bounds=row_bounds,
-        row_sentence=row_sentence,
-        words=[words[number] for number in kept],
+        tokens=tokens.ids[np.repeat(rows.first - ends(lengths)[:-1], lengths) + np.arange(lengths.sum())],
+        row_bounds=ends(lengths),
+        row_sentence=first_sentence[passages],
+        kept=_select(words, kept),
         word_row=row[kept],
-        word_first=low[kept] - begin,
-        word_last=high[kept] - begin,
-        dropped=Counter(
-            (sentences[sentence[number]].split, words[number].tag, REASONS[reason[number]])
-            for number in np.flatnonzero(reason < len(REASONS))
-        ),
+        word_first=low[kept] - rows.first[row[kept]] + 1,
+        word_last=high[kept] - rows.first[row[kept]] + 1,
+        dropped=dropped,
+        cut=int(np.count_nonzero(np.bincount(passages) > 1)),
     )
 
 
-def _ends(lengths: Sequence[int] | Bool[ndarray, " char"]) -> Int[ndarray, " item_and_end"]:
-    """0 and the running sum: item i is from [i] to [i + 1]."""
-    return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
+def _texts(
+    sentences: Sequence[Sentence], context: Context
+) -> tuple[list[str], Int[ndarray, " passage"], Int[ndarray, " sentence"]]:
+    """What is tokenized at once, the first sentence of each, and where every sentence begins in all of it."""
+    if context == "sentence":
+        groups = [[sentence] for sentence in sentences]
+    else:
+        groups = [list(group) for _, group in groupby(sentences, key=_passage)]
+    pieces = [[s.text + s.after for s in group[:-1]] + [group[-1].text] for group in groups]
+    firsts = ends([len(group) for group in groups])[:-1]
+    base = ends([len(piece) for piece in chain.from_iterable(pieces)])[:-1]
+    return ["".join(each) for each in pieces], firsts, base
 
 
-def _is_space(text: str) -> Bool[ndarray, " char"]:
-    """Which characters are white space."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    spaces = [code for code in np.unique(codes).tolist() if chr(code).isspace()]
-    return np.isin(codes, spaces)
+def _words(
+    sentences: Sequence[Sentence], base: Int[ndarray, " sentence"], visible: Int[ndarray, " char_and_end"]
+) -> _Words:
+    """All words with the visible characters that they cover."""
+    words = list(chain.from_iterable(sentence.words for sentence in sentences))
+    sentence = np.repeat(np.arange(len(sentences)), [len(each.words) for each in sentences])
+    start = visible[base[sentence] + _numbers([word.start for word in words])]
+    end = visible[base[sentence] + _numbers([word.end for word in words])]
+    return _Words(words, sentence, np.ones(len(words), dtype=np.int64), start, end)
 
 
-def _tokenize(
-    texts: list[str], base: Int[ndarray, " sentence_and_end"], visible: Int[ndarray, " char_and_end"], tokenizer: Any
-) -> _Tokens:
-    """All texts as tokens with their spans. Raises AlignmentError where spans are missing or out of order."""
-    encoded = tokenizer(
-        texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+def _united(
+    words: _Words, sentences: Sequence[Sentence], low: Int[ndarray, " word"], high: Int[ndarray, " word"], units: Units
+) -> _Words:
+    """The same with words that share a token made one, where `units` says so."""
+    made, gone = list(words.words), np.zeros(len(words.words), dtype=bool)
+    parts, end = words.parts.copy(), words.end.copy()
+    for first, last in runs(low, high, words.sentence):
+        one = unit(words.words[first:last], sentences[words.sentence[first]].text, units)
+        if one is not None:
+            made[first], parts[first], end[first] = one, last - first, words.end[first:last].max()
+            gone[first + 1 : last] = True
+    return _select(_Words(made, words.sentence, parts, words.start, end), np.flatnonzero(~gone))
+
+
+def _select(words: _Words, kept: Int[ndarray, " word"]) -> _Words:
+    """Some of the words."""
+    return _Words(
+        [words.words[number] for number in kept],
+        words.sentence[kept],
+        words.parts[kept],
+        words.start[kept],
+        words.end[kept],
     )
-    bounds = _ends([len(ids) for ids in encoded["input_ids"]])
-    ids = np.fromiter(chain.from_iterable(encoded["input_ids"]), dtype=np.int64, count=bounds[-1])
-    flat = chain.from_iterable(chain.from_iterable(encoded["offset_mapping"]))
-    spans = np.fromiter(flat, dtype=np.int64, count=2 * bounds[-1]) + np.repeat(base[:-1], 2 * np.diff(bounds))
-    first, last = spans[0::2], spans[1::2]
-    tokens = _Tokens(ids, visible[first], visible[last], bounds)
-    _check_spans(tokens, first == last, visible[base], texts)
-    return tokens
 
 
-def _check_spans(
-    tokens: _Tokens,
-    empty: Bool[ndarray, " token"],
-    base: Int[ndarray, " sentence_and_end"],
-    texts: list[str],
-) -> None:
-    """Raises AlignmentError where a sentence has a token without characters and characters without a token."""
-    if not empty.any():
-        return
-    depth = np.zeros(base[-1] + 1, dtype=np.int64)
-    np.add.at(depth, tokens.start, 1)
-    np.add.at(depth, tokens.end, -1)
-    bare = np.searchsorted(base, np.flatnonzero(np.cumsum(depth)[:-1] == 0), side="right") - 1
-    odd = np.intersect1d(bare, np.searchsorted(tokens.bounds, np.flatnonzero(empty), side="right") - 1)
-    if len(odd):
-        raise AlignmentError(
-            f"the tokenizer's offsets are wrong: in {texts[odd[0]][:60]!r} a token covers no character and a character "
-            "belongs to no token; expected a span for every token: use tokenizers 0.20 or later"
-        )
-
-
-def _touched(
-    tokens: _Tokens, start: Int[ndarray, " word"], end: Int[ndarray, " word"]
-) -> tuple[Int[ndarray, " word"], Int[ndarray, " word"], Bool[ndarray, " word"]]:
-    """The first and last token with a character of each word, and whether together they are exactly the word.
-
-    A word that touches no token has first 0 and last -1. Raises AlignmentError where spans are not in order.
-    """
-    if (np.diff(tokens.start) < 0).any() or (np.diff(tokens.end) < 0).any():
-        raise AlignmentError("the tokenizer's offsets are not in the order of the text; expected a fast tokenizer")
-    low = np.searchsorted(tokens.end, start, side="right")
-    high = np.searchsorted(tokens.start, end, side="left") - 1
-    some = np.flatnonzero((low <= high) & (start < end))
-    first, last, exact = np.zeros_like(start), np.full_like(start, -1), np.zeros(len(start), dtype=bool)
-    exact[some] = (tokens.start[low[some]] == start[some]) & (tokens.end[high[some]] == end[some])
-    first[some], last[some] = low[some], high[some]
-    return first, last, exact
-
-
-def _rows(
-    bounds: Int[ndarray, " sentence_and_end"], low: Int[ndarray, " word"], high: Int[ndarray, " word"], room: int
-) -> tuple[Int[ndarray, " row_and_end"], Int[ndarray, " row"]]:
-    """Bounds of rows of at most `room` tokens, and the sentence of each: cut where no word is cut, if possible."""
-    inside = np.zeros(bounds[-1] + 2, dtype=np.int64)
-    wide = high > low
-    np.add.at(inside, low[wide] + 1, 1)
-    np.add.at(inside, high[wide] + 1, -1)
-    free = np.flatnonzero(np.cumsum(inside) == 0)
-    lengths = np.diff(bounds)
-    starts = [bounds[:-1][lengths > 0]]
-    starts += [_cuts(int(bounds[n]), int(bounds[n + 1]), free, room) for n in np.flatnonzero(lengths > room)]
-    row_starts = np.sort(np.concatenate(starts))
-    return np.append(row_starts, bounds[-1]), np.searchsorted(bounds[:-1], row_starts, side="right") - 1
-
-
-def _cuts(first: int, last: int, free: Int[ndarray, " free"], room: int) -> Int[ndarray, " cut"]:
-    """Where the tokens first..last are cut into rows: at the last free place within reach, or at the end of the row."""
-    cuts = [first]
-    while last - cuts[-1] > room:
-        best = int(free[np.searchsorted(free, cuts[-1] + room, side="right") - 1])
-        cuts.append(best if best > cuts[-1] else cuts[-1] + room)
-    return np.array(cuts[1:], dtype=np.int64)
-
-
-def _assemble(treebank: Treebank, parts: Sequence[_Part], firsts: Sequence[int], bos: int) -> Corpus:
-    """The parts, `firsts` being the number of the first sentence of each, as one corpus."""
+def _assemble(treebank: Treebank, parts: Sequence[_Part], bounds: Sequence[int], bos: int, how: _How) -> Corpus:
+    """The parts, of sentences between these bounds, as one corpus."""
     sentences = treebank.sentences
-    words = list(chain.from_iterable(part.words for part in parts))
-    tags = tuple(sorted({word.tag for sentence in sentences for word in sentence.words} - {UNTAGGED}))
+    words = list(chain.from_iterable(part.kept.words for part in parts))
+    forms = Counter(word.form.casefold() for sentence in sentences for word in sentence.words)
+    joined = _join([part.kept.parts for part in parts])
+    forms.update(words[number].form.casefold() for number in np.flatnonzero(joined > 1))
+    known = {word.tag for sentence in sentences for word in sentence.words} | {word.tag for word in words}
+    tags = tuple(sorted(known - {UNTAGGED}))
     tag_number = {tag: number for number, tag in enumerate(tags)}
     documents = {name: n for n, name in enumerate(dict.fromkeys(sentence.document for sentence in sentences))}
-    row_sentence = _join([part.row_sentence + first for part, first in zip(parts, firsts, strict=True)])
-    rows_before = _ends([len(part.row_sentence) for part in parts])
-    tokens_before = _ends([len(part.tokens) for part in parts])
+    rows_before = ends([len(part.row_sentence) for part in parts])
+    tokens_before = ends([len(part.tokens) for part in parts])
+    row_sentence = _join([p.row_sentence + n for p, n in zip(parts, bounds, strict=False)])
     return Corpus(
         name=treebank.name,
         tagset=treebank.tagset,
@@ -304,7 +315,6 @@ def _assemble(treebank: Treebank, parts: Sequence[_Part], firsts: Sequence[int],
         row_bounds=_join(
             [*(p.row_bounds[:-1] + n for p, n in zip(parts, tokens_before, strict=False)), tokens_before[-1:]]
         ),
-        row_sentence=row_sentence,
         row_document=_numbers([documents[sentences[n].document] for n in row_sentence]),
         row_split=_numbers([treebank.splits.index(sentences[n].split) for n in row_sentence]),
         word_row=_join([p.word_row + n for p, n in zip(parts, rows_before, strict=False)]),
@@ -312,9 +322,15 @@ def _assemble(treebank: Treebank, parts: Sequence[_Part], firsts: Sequence[int],
         word_last=_join([part.word_last for part in parts]),
         word_tag=_numbers([tag_number[word.tag] for word in words]),
         word_form=np.array([word.form for word in words], dtype=object),
+        word_sentence=_join([p.kept.sentence + n for p, n in zip(parts, bounds, strict=False)]),
+        word_frequency=_numbers([forms[word.form.casefold()] for word in words]),
+        word_parts=joined,
         dropped=dict(sum((part.dropped for part in parts), Counter())),
-        split_sentences=int(np.count_nonzero(np.bincount(row_sentence) > 1)),
+        split_sentences=sum(part.cut for part in parts),
         marked_documents=treebank.marked_documents,
+        context=how.context,
+        left=how.left,
+        units=how.units,
     )
 
 

@@ -210,7 +210,7 @@ def compose(
         scope=scope,
         tags=test.tags,
         word_tag=test.word_tag[words],
-        word_cluster=np.unique(unit[test.word_row[words]], return_inverse=True)[1],
+        word_cluster=np.unique(unit[words], return_inverse=True)[1],
         lesion=tuple(keys),
         neurons=sets,
         joint=joint,

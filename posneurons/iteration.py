@@ -286,7 +286,7 @@ def _measured(
     fills = bench.fills(edit, everything.union(*random))
     losses = bench.losses([Condition(each, fills) for each in prefixes], ("first",))
     cells, (_, unit) = test.word_tag[losses.words], bench.clusters(cluster)
-    clusters = np.unique(unit[test.word_row[losses.words]], return_inverse=True)[1]
+    clusters = np.unique(unit[losses.words], return_inverse=True)[1]
     sums = significance.cluster_sums(losses.rises(), cells, clusters, len(test.tags))
     counts = significance.cluster_sums(np.ones((1, len(cells))), cells, clusters, len(test.tags))[:, 0]
     keys = slice(None, None, n_draws + 1)

@@ -169,8 +169,8 @@ class Workbench:
 
         return measure
 
-    def clusters(self, kind: str = "auto") -> tuple[str, Int[ndarray, " row"]]:
-        """What is resampled, "document" or "sentence", and its number for each row of the test words.
+    def clusters(self, kind: str = "auto") -> tuple[str, Int[ndarray, " word"]]:
+        """What is resampled, "document" or "sentence", and its number for each of the test words.
 
         Raises:
             AlignmentError: for another word.
@@ -183,7 +183,7 @@ class Workbench:
             if self.test.marked_documents and not many:
                 self.note(f"{documents} documents are too few to be resampled; sentences are taken for clusters")
             kind = "document" if many else "sentence"
-        return kind, self.test.row_document if kind == "document" else self.test.row_sentence
+        return kind, self.test.row_document[self.test.word_row] if kind == "document" else self.test.word_sentence
 
 
 def rivals(
@@ -328,7 +328,7 @@ def lesion(
         scope=scope,
         tags=test.tags,
         word_tag=test.word_tag[words],
-        word_cluster=np.unique(unit[test.word_row[words]], return_inverse=True)[1],
+        word_cluster=np.unique(unit[words], return_inverse=True)[1],
         word_type=np.unique(forms, return_inverse=True)[1],
         lesion=names,
         kind=kinds,

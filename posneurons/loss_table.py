@@ -75,9 +75,8 @@ class LossTable:
         }
         columns |= {"word": np.tile(words, len(numbers)), "tag": np.tile(tags, len(numbers))}
         columns["form"] = np.tile(self._corpus.word_form[words].astype(object), len(numbers))
-        row = self._corpus.word_row[words]
-        columns["sentence"] = np.tile(self._corpus.row_sentence[row], len(numbers))
-        columns["document"] = np.tile(self._corpus.row_document[row], len(numbers))
+        columns["sentence"] = np.tile(self._corpus.word_sentence[words], len(numbers))
+        columns["document"] = np.tile(self._corpus.row_document[self._corpus.word_row[words]], len(numbers))
         columns |= {name: values.ravel() for name, values in zip(self._measures, losses, strict=True)}
         arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))

@@ -7,8 +7,9 @@ neither files nor formulas nor models.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy import ndarray
 
 from posneurons.errors import AlignmentError, NeuronError
 from posneurons.neurons import NeuronSet
-from posneurons.words import At, Per
+from posneurons.words import At, Context, Per, Units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,21 +28,27 @@ if TYPE_CHECKING:
 class Corpus:
     """Words aligned with tokens.
 
-    A row is what the model reads at once: BOS and the tokens of one sentence (or of a part of one that is longer than
-    the context). Positions count from BOS = 0, so the first token of a row stands at position 1. Only words whose
-    boundaries are token boundaries are here; `dropped` counts the others by (split, tag, reason).
+    A row is what the model reads at once: BOS and the tokens of one sentence, or of a stretch of a document, or of a
+    part of either where it is longer than the context. Positions count from BOS = 0, so the first token of a row stands
+    at position 1. Only words whose boundaries are token boundaries are here; `dropped` counts the others by (split,
+    tag, reason).
 
     Attributes:
         tags: the tag names; `word_tag` indexes them.
         tokens: token ids of all rows, end to end, without BOS.
         row_bounds: row r holds tokens[row_bounds[r]:row_bounds[r + 1]].
-        row_sentence: index of the sentence a row comes from, the unit of clustering where no documents are marked.
-        row_document: index of its document.
+        row_document: index of the document a row comes from; of its sentence, where no documents are marked.
         row_split: index into `split_names`.
         word_row, word_first, word_last: a word's row and the positions of its first and last token in it.
         word_tag: index of its tag.
         word_form: its form, as written in the treebank.
-        split_sentences: how many sentences were longer than the context and became several rows.
+        word_sentence: index of its sentence, the unit of clustering where documents are few.
+        word_frequency: how often its form, in small letters, stands in the whole treebank.
+        word_parts: how many words of the treebank it is: 1, or more where those that share a token are one unit.
+        split_sentences: how many sentences (documents) were longer than the context and became several rows.
+        context: what a row is a stretch of.
+        left: tokens that the first word of a row has at least before it, where a sentence or document was cut.
+        units: which words became one.
     """
 
     name: str
@@ -51,7 +58,6 @@ class Corpus:
     bos: int
     tokens: Int[ndarray, " token"]
     row_bounds: Int[ndarray, " row_and_end"]
-    row_sentence: Int[ndarray, " row"]
     row_document: Int[ndarray, " row"]
     row_split: Int[ndarray, " row"]
     word_row: Int[ndarray, " word"]
@@ -59,9 +65,15 @@ class Corpus:
     word_last: Int[ndarray, " word"]
     word_tag: Int[ndarray, " word"]
     word_form: ndarray
+    word_sentence: Int[ndarray, " word"]
+    word_frequency: Int[ndarray, " word"]
+    word_parts: Int[ndarray, " word"]
     dropped: dict[tuple[str, str, str], int]
     split_sentences: int
     marked_documents: bool
+    context: Context = "sentence"
+    left: int = 0
+    units: Units = "word"
 
     def __len__(self) -> int:
         """Number of words."""
@@ -70,7 +82,7 @@ class Corpus:
     @property
     def n_rows(self) -> int:
         """Number of rows the model reads."""
-        return len(self.row_sentence)
+        return len(self.row_document)
 
     def row_tokens(self, row: int | np.integer) -> Int[ndarray, " pos"]:
         """BOS and the tokens of a row."""
@@ -103,21 +115,32 @@ class Corpus:
         number = np.cumsum(keep) - 1
         lengths = np.diff(self.row_bounds)
         words = keep[self.word_row]
-        return replace(
+        rows = replace(
             self,
             tokens=self.tokens[np.repeat(keep, lengths)],
             row_bounds=np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64),
-            row_sentence=self.row_sentence[keep],
             row_document=self.row_document[keep],
             row_split=self.row_split[keep],
-            word_row=number[self.word_row[words]],
-            word_first=self.word_first[words],
-            word_last=self.word_last[words],
-            word_tag=self.word_tag[words],
-            word_form=self.word_form[words],
             dropped={key: n for key, n in self.dropped.items() if split in (None, key[0])},
-            split_sentences=self.split_sentences,
         )
+        return rows._with_words(words, word_row=number[self.word_row[words]])
+
+    def keep_words(self, keep: ndarray, reason: str | ndarray) -> Corpus:
+        """The same rows with the words where the boolean array `keep` [word] is true.
+
+        The others are counted in `dropped`, under `reason` or, where it is an array [word] of strings, each under its
+        own.
+        """
+        dropped: Counter[tuple[str, str, str]] = Counter(self.dropped)
+        reasons = np.broadcast_to(np.asarray(reason), keep.shape)
+        for word in np.flatnonzero(~keep):
+            split = self.split_names[self.row_split[self.word_row[word]]]
+            dropped[split, self.tags[self.word_tag[word]], str(reasons[word])] += int(self.word_parts[word])
+        return replace(self, dropped=dict(dropped))._with_words(keep)
+
+    def _with_words(self, keep: ndarray, **changed: ndarray) -> Corpus:
+        """The same with the words where `keep` is true, but for arrays that are given."""
+        return replace(self, **{name: getattr(self, name)[keep] for name in _WORD_ARRAYS} | changed)
 
     def shuffled(self, seed: int) -> Corpus:
         """The same words with their tags permuted within each split: what is found there is found by chance."""
@@ -131,12 +154,15 @@ class Corpus:
 
         Documents are drawn at random, and their number, not that of their words, is halved. `dropped` stays whole.
         """
-        rng, unit = np.random.default_rng(seed), self.row_document if self.marked_documents else self.row_sentence
+        rng, unit = np.random.default_rng(seed), self.row_document
         first = np.zeros(self.n_rows, dtype=bool)
         for split in np.unique(self.row_split):
             units = rng.permutation(np.unique(unit[self.row_split == split]))
             first |= (self.row_split == split) & np.isin(unit, units[: (len(units) + 1) // 2])
         return self.select(first), self.select(~first)
+
+
+_WORD_ARRAYS = tuple(each.name for each in fields(Corpus) if each.name.startswith("word_"))
 
 
 @dataclass(frozen=True)

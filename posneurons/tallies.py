@@ -135,7 +135,7 @@ class Tally:
 def tally(
     model: Any,
     corpus: Corpus,
-    cluster: Int[ndarray, " row"],
+    cluster: Int[ndarray, " word"],
     conditions: Sequence[Condition],
     lexicon: Lexicon,
     *,
@@ -146,7 +146,7 @@ def tally(
     Args:
         model: what `load_model` gives.
         corpus: aligned words; those whose first token follows BOS directly are not scored.
-        cluster: of each row.
+        cluster: of each word.
         conditions: the lesions.
         lexicon: P(tag | token), for the category part.
         tokens: size of a batch.
@@ -156,7 +156,7 @@ def tally(
     """
     n_tags, unit = len(corpus.tags), np.unique(cluster, return_inverse=True)[1]
     n_cells = (int(unit.max(initial=-1)) + 1) * n_tags
-    of_word = unit[corpus.word_row] * n_tags + corpus.word_tag
+    of_word = unit * n_tags + corpus.word_tag
     counts = np.bincount(of_word[corpus.readable("predict")], minlength=n_cells)
     sums = np.zeros((len(conditions), n_cells))
     intact = np.zeros((len(MEASURES), n_tags))
@@ -197,9 +197,13 @@ def _sums(
     return found, np.add.reduceat(values[..., order], begins, axis=-1)
 
 
-def shards(corpus: Corpus, cluster: Int[ndarray, " row"], words: int = SHARD_WORDS) -> list[Bool[ndarray, " row"]]:
-    """The rows of each shard: whole clusters in order of appearance, about so many scored words in each."""
-    _, first, unit = np.unique(cluster, return_index=True, return_inverse=True)
+def shards(corpus: Corpus, cluster: Int[ndarray, " word"], words: int = SHARD_WORDS) -> list[Bool[ndarray, " row"]]:
+    """The rows of each shard, with about so many scored words: whole clusters, or documents where a row has several."""
+    _, place, row = np.unique(corpus.word_row, return_index=True, return_inverse=True)
+    together = np.array(corpus.row_document)
+    if len(place) == corpus.n_rows and (cluster[place][row] == cluster).all():
+        together = cluster[place]
+    _, first, unit = np.unique(together, return_index=True, return_inverse=True)
     scored = np.bincount(unit[corpus.word_row[corpus.readable("predict")]], minlength=len(first))
     order = np.argsort(first)
     number = np.empty(len(first), dtype=np.int64)
@@ -239,20 +243,21 @@ def tallied(
     Raises:
         RunError: where a file is damaged.
     """
-    kind, of_row = bench.clusters(cluster)
+    kind, of_word = bench.clusters(cluster)
     base = [identity(bench.model), *map(corpus_digest, (bench.train, bench.test)), kind, ablation, bench.seed, scope]
     parts = [sets[start : start + chunk] for start in range(0, len(sets), chunk)]
-    rows = shards(bench.test, of_row, shard_words)
+    rows = shards(bench.test, of_word, shard_words)
     chunks: list[Tally | None] = [None] * len(parts)
     with tqdm(total=len(parts) * len(rows), desc=f"{ablation}, {scope}", unit="file", disable=not progress) as bar:
         for keep in rows:
             corpus, here = bench.test.select(keep), _of_rows(fills, bench.test, keep)
+            unit = of_word[keep[bench.test.word_row]]
             for number, part in enumerate(parts):
                 names = [" ".join(each.names) for each in part]
                 path = folder / f"{digest(*base, MEASURES, np.packbits(keep).tobytes().hex(), names)}.parquet"
                 if not path.exists():
                     conditions = [Condition(each, here, scope) for each in part]
-                    new, notes = tally(bench.model, corpus, of_row[keep], conditions, bench.lexicon, tokens=tokens)
+                    new, notes = tally(bench.model, corpus, unit, conditions, bench.lexicon, tokens=tokens)
                     write_whole(path, lambda file, new=new: new.to_frame().to_parquet(file, index=False))  # type: ignore[misc]
                     for note in notes:
                         bench.note(note)
@@ -294,7 +299,7 @@ def digest(*parts: object) -> str:
 def corpus_digest(corpus: Corpus) -> str:
     """Digest of the tokens, words, tags and clusters of a corpus."""
     found = hashlib.sha256("\t".join(corpus.tags).encode())
-    for name in ("tokens", "row_bounds", "row_sentence", "row_document", "word_row", "word_first", "word_last"):
+    for name in ("tokens", "row_bounds", "row_document", "word_row", "word_first", "word_last", "word_sentence"):
         found.update(np.ascontiguousarray(getattr(corpus, name), dtype=np.int64).tobytes())
     found.update(np.ascontiguousarray(corpus.word_tag, dtype=np.int64).tobytes())
     return found.hexdigest()[:32]

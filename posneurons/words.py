@@ -7,6 +7,12 @@ from typing import Literal
 At = Literal["predict", "first", "last"]
 """Where a word is read: the position before its first token, its first token, or its last token."""
 
+Context = Literal["sentence", "document"]
+"""What the model reads at once: a sentence by itself, or with the sentences of its document before it."""
+
+Units = Literal["word", "contraction", "token"]
+"""What becomes of words that share a token: left out; or one unit, of contractions and words of one tag, or of all."""
+
 Per = Literal["model", "layer"]
 """Over what a top k is taken: the whole model, or each layer by itself."""
 

@@ -131,7 +131,7 @@ def test_long_sentences_become_rows_cut_between_words() -> None:
     corpus = align(bank(made, short), tokenizer, n_ctx=5)
     assert [each[2:] for each in words(corpus)] == [(0, 1, 2), (0, 3, 3), (1, 1, 3), (1, 4, 4), (2, 1, 1)]
     assert corpus.row_bounds.tolist() == [0, 3, 7, 8]
-    assert corpus.row_sentence.tolist() == [0, 0, 1]
+    assert corpus.word_sentence.tolist() == [0, 0, 0, 0, 1]
     assert corpus.row_document.tolist() == [0, 0, 1]
     assert [corpus.split_names[split] for split in corpus.row_split] == ["train", "train", "test"]
     assert corpus.split_sentences == 1
@@ -157,7 +157,7 @@ def test_no_row_is_cut_inside_words_that_share_a_token() -> None:
 def test_sentences_without_tokens_have_no_row() -> None:
     empty = Sentence("0", " ", (), "a", "train")
     corpus = align(bank(empty, sentence("b", "b/X", document="b"), empty), Given([], [(0, 1)], []))
-    assert corpus.row_sentence.tolist() == [1]
+    assert corpus.row_document.tolist() == [1]
     assert words(corpus) == [("b", "X", 0, 1, 1)]
 
 
@@ -245,7 +245,7 @@ def check_against_reference(made: Treebank, tokenizer: Any) -> None:
             align(made, tokenizer)
         return
     corpus = align(made, tokenizer, n_ctx=10**6)
-    numbers = corpus.row_sentence[corpus.word_row]
+    numbers = corpus.word_sentence
     assert [(f, t, int(n), a, b) for (f, t, _, a, b), n in zip(words(corpus), numbers, strict=True)] == expected
     assert corpus.dropped == dropped
 

@@ -109,7 +109,7 @@ def test_the_loss_of_every_word_is_streamed_to_a_file(tmp_path: Path) -> None:
     test = demo.small().split("test")
     assert mine["form"].tolist() == test.word_form[mine["word"]].tolist()
     assert mine["tag"].tolist() == [test.tags[tag] for tag in test.word_tag[mine["word"]]]
-    assert mine["sentence"].tolist() == test.row_sentence[test.word_row[mine["word"]]].tolist()
+    assert mine["sentence"].tolist() == test.word_sentence[mine["word"]].tolist()
     assert mine["document"].tolist() == test.row_document[test.word_row[mine["word"]]].tolist()
     assert [path.name for path in where.parent.iterdir()] == ["all.parquet"]
 

@@ -40,17 +40,17 @@ def test_shuffling_permutes_the_tags_within_each_split_and_touches_nothing_else(
 
 @pytest.mark.parametrize("marked", [True, False])
 def test_halves_share_no_document_and_cut_every_split(marked: bool) -> None:
-    corpus = replace(demo.corpus(), marked_documents=marked)
+    corpus = demo.corpus()
+    if not marked:
+        corpus = replace(corpus, row_document=np.arange(corpus.n_rows), marked_documents=False)
     halves = corpus.halves(3)
     assert sum(map(len, halves)) == len(corpus)
     for split in corpus.split_names:
         parts = [half.split(split) for half in halves]
-        units = [set((part.row_document if marked else part.row_sentence).tolist()) for part in parts]
+        units = [set(part.row_document.tolist()) for part in parts]
         assert not units[0] & units[1]
         assert 0 <= len(units[0]) - len(units[1]) <= 1
-        assert sum(map(len, units)) == len(
-            set(corpus.split(split).row_document if marked else corpus.split(split).row_sentence)
-        )
+        assert sum(map(len, units)) == len(set(corpus.split(split).row_document))
     assert sentences(corpus) == sentences(halves[0]) | sentences(halves[1])
     assert sentences(corpus.halves(3)[0]) == sentences(halves[0]) != sentences(corpus.halves(4)[0])
 

@@ -131,14 +131,14 @@ def test_controls_are_partners_of_their_part_and_leave_out_what_they_can() -> No
 @pytest.mark.parametrize("kind", ["sentence", "document"])
 def test_sums_equal_those_of_word_losses(kind: str, tmp_path: Path) -> None:
     work, corpus = bench(), few().split("test")
-    _, of_row = work.clusters(kind)
+    _, unit = work.clusters(kind)
     sets = [best()["NOUN"].model, best()["VERB"].layers, best()["VERB"].model]
     fills = work.fills("resample:draws=2", NeuronSet.parse([]).union(*sets))
     how = {"shard_words": 100, "chunk": 2, "cluster": kind, "tokens": 80}
     found = tallied(work, tmp_path, sets, fills, "resample:draws=2", "all", **how)
-    assert len(files(tmp_path)) == 2 * len(shards(corpus, of_row, 100)) >= 4
+    assert len(files(tmp_path)) == 2 * len(shards(corpus, unit, 100)) >= 4
     direct = work.losses([Condition(each, fills) for each in sets])
-    tags, cluster = corpus.word_tag[direct.words], of_row[corpus.word_row[direct.words]]
+    tags, cluster = corpus.word_tag[direct.words], unit[direct.words]
     rises = np.stack([direct.rises(measure) for measure in MEASURES])
     for tag in range(len(corpus.tags)):
         here = tags == tag
@@ -186,7 +186,7 @@ def test_standard_error_by_hand() -> None:
 def test_shards_keep_clusters_together_and_lose_no_row(words: int, seed: int) -> None:
     corpus = few()
     cluster = np.random.default_rng(seed).integers(0, 20, corpus.n_rows)
-    found = shards(corpus, cluster, words)
+    found = shards(corpus, cluster[corpus.word_row], words)
     np.testing.assert_array_equal(np.sum(found, axis=0), 1)
     homes = [set(cluster[keep].tolist()) for keep in found]
     assert sum(map(len, homes)) == len(set(cluster.tolist()))
