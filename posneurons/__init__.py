@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from posneurons.alignment import align as align
     from posneurons.alignment import dropped_table as dropped_table
     from posneurons.composition import compose as compose
+    from posneurons.covariates import word_covariates as word_covariates
     from posneurons.errors import PosNeuronsError as PosNeuronsError
     from posneurons.fills import Condition as Condition
     from posneurons.fills import Fill as Fill
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from posneurons.lesion_study import lesion as lesion
     from posneurons.lesions import exact_effects as exact_effects
     from posneurons.lesions import word_losses as word_losses
+    from posneurons.matching import matched_sample as matched_sample
     from posneurons.models import describe as describe
     from posneurons.models import load_model as load_model
     from posneurons.neurons import NeuronSet as NeuronSet
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from posneurons.overlap import overlaps as overlaps
     from posneurons.passes import tag_moments as tag_moments
     from posneurons.planted import markov_model as markov_model
+    from posneurons.pretokenized import from_dataset as from_dataset
+    from posneurons.pretokenized import from_frame as from_frame
+    from posneurons.pretokenized import from_lists as from_lists
     from posneurons.probes import cross as cross
     from posneurons.probes import fit_probe as fit_probe
     from posneurons.records import Corpus as Corpus
@@ -51,12 +56,19 @@ if TYPE_CHECKING:
     from posneurons.sentences import Sentence as Sentence
     from posneurons.sentences import Treebank as Treebank
     from posneurons.sentences import Word as Word
+    from posneurons.splits import by_type as by_type
+    from posneurons.splits import fold as fold
+    from posneurons.splits import folds as folds
     from posneurons.splits import with_splits as with_splits
     from posneurons.steering import steer as steer
     from posneurons.steering import tag_shift as tag_shift
     from posneurons.subspace import directions as directions
     from posneurons.subspace import principal_angles as principal_angles
     from posneurons.taggers import simple_tagger as simple_tagger
+    from posneurons.tagging import tag_text as tag_text
+    from posneurons.tagsets import CONTENT_FUNCTION as CONTENT_FUNCTION
+    from posneurons.tagsets import read_classes as read_classes
+    from posneurons.tagsets import retag as retag
     from posneurons.treebank import load_treebank as load_treebank
     from posneurons.verification import verify as verify
     from posneurons.workflow import rank as rank
@@ -67,6 +79,7 @@ _HOME = {
     "activations": ("cache_activations", "stream"),
     "alignment": ("align", "dropped_table"),
     "composition": ("compose",),
+    "covariates": ("word_covariates",),
     "errors": ("PosNeuronsError",),
     "fills": ("Condition", "Fill", "make_fills"),
     "grafts": ("graft",),
@@ -74,22 +87,26 @@ _HOME = {
     "lesion_results": ("LesionResult",),
     "lesion_study": ("Workbench", "lesion"),
     "lesions": ("exact_effects", "word_losses"),
+    "matching": ("matched_sample",),
     "models": ("describe", "load_model"),
     "neurons": ("NeuronSet",),
     "outliers": ("flags",),
     "overlap": ("overlaps",),
     "passes": ("tag_moments",),
     "planted": ("markov_model",),
+    "pretokenized": ("from_dataset", "from_frame", "from_lists"),
     "probes": ("cross", "fit_probe"),
     "records": ("Corpus", "Ranking", "TagMoments"),
     "reliability": ("reliability",),
     "results": ("ProbeResult",),
     "scoring": ("score_method",),
     "sentences": ("Sentence", "Treebank", "Word"),
-    "splits": ("with_splits",),
+    "splits": ("by_type", "fold", "folds", "with_splits"),
     "steering": ("steer", "tag_shift"),
     "subspace": ("directions", "principal_angles"),
     "taggers": ("simple_tagger",),
+    "tagging": ("tag_text",),
+    "tagsets": ("CONTENT_FUNCTION", "read_classes", "retag"),
     "treebank": ("load_treebank",),
     "verification": ("verify",),
     "workflow": ("rank",),

@@ -102,13 +102,13 @@ def align(
             row; those tokens stand in two rows, and in means over tokens twice. By default a quarter of `n_ctx` for
             documents and 0 for sentences.
         units: "word" leaves out words that share a token or a surface with another. "contraction" makes them one unit
-            if they have one tag, or if all have letters or digits: "don't" becomes one AUX+PART, as Llama 3 cuts it
-            inside "n't". "token" makes one unit of all, also of a word and the punctuation in its token.
+            if they have one tag, or if all or none have letters or digits: "don't" becomes one AUX+PART, as Llama 3
+            cuts it inside "n't". "token" makes one unit of all, also of a word and the punctuation in its token.
 
     Returns:
         The words whose boundaries are token boundaries. `dropped` counts the others by (split, tag, reason):
         "untagged", "shared surface" (no characters of their own), "no token" (the tokenizer drops their characters),
-        "cut by a token" (a token holds characters of the word and of what is beside it), "too long" (for the context).
+        "cut by a token" (a token holds characters of the word and of what is beside it), "too long" (for a row).
 
     Raises:
         AlignmentError: where the tokenizer gives no usable offsets or no BOS, or where no word can be aligned.
@@ -177,7 +177,7 @@ def _left(left: int | None, size: int, context: Context) -> int:
         return size // 4 if context == "document" else 0
     if not 0 <= left < size - 1:
         raise AlignmentError(
-            f"left={left}; expected 0 to {size - 2}, so that {size} positions have room for a new token"
+            f"left={left}; expected 0 to {size - 2}, as {size} positions must have room for a new token"
         )
     return left
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -10,7 +11,23 @@ from typing import Any, get_args
 from posneurons import ablations
 from posneurons.errors import RunError
 from posneurons.methods import parse
-from posneurons.words import At, Cluster, Control, Correction, Per, Rival, Scope
+from posneurons.words import At, Cluster, Context, Control, Correction, Per, Rival, Scope, Units
+
+SPLITS = ("given", "document", "sentence", "type")
+"""What decides the split of a word: the treebank, a draw of documents or sentences, or, beside that, of word types."""
+
+_FOLD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
+
+
+def fold_of(split: str) -> tuple[int, int] | None:
+    """The numbers of a fold, as in "2/5", or None for another word.
+
+    >>> fold_of("2/5"), fold_of("6/5"), fold_of("given")
+    ((2, 5), None, None)
+    """
+    found = _FOLD.fullmatch(split)
+    number, k = (int(found[1]), int(found[2])) if found else (0, 0)
+    return (number, k) if 1 <= number <= k >= 2 else None
 
 
 @dataclass(frozen=True)
@@ -20,6 +37,12 @@ class Config:
     model: str = "demo"
     treebank: str = "demo"
     tag: str = "upos"
+    classes: str | None = None
+    split: str = "given"
+    context: str = "sentence"
+    left: int | None = None
+    units: str = "word"
+    cache: str | None = None
     backend: str = "hooked"
     device: str | None = None
     dtype: str | None = None
@@ -57,6 +80,8 @@ class Config:
     def check(self) -> None:
         """Raise PosNeuronsError where an option has no meaning."""
         words: list[tuple[str, Any, Iterable[str]]] = [
+            ("context", self.context, get_args(Context)),
+            ("units", self.units, get_args(Units)),
             ("backend", self.backend, ("hooked", "bridge")),
             ("at", self.at, get_args(At)),
             ("per", self.per, get_args(Per)),
@@ -70,6 +95,12 @@ class Config:
         for name, value, allowed in words:
             if value not in allowed:
                 raise RunError(f"--{name} {value}: expected one of {', '.join(allowed)}")
+        if self.split not in SPLITS and fold_of(self.split) is None:
+            raise RunError(
+                f"--split {self.split}: expected one of {', '.join(SPLITS)}, or a fold such as 1/5, the first of five"
+            )
+        if self.left is not None and self.left < 0:
+            raise RunError(f"--left {self.left}: expected at least 0 tokens")
         for method in self.methods:
             parse(method)
         for ablation in self.ablations:

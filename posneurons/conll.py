@@ -115,10 +115,10 @@ def _fault(line: str, number: int, size: int) -> str | None:
         return "the file begins with a byte order mark; expected plain UTF-8: save it without BOM"
     if line.endswith("\r"):
         return "the line ends with CR LF; expected LF alone: convert the file, for example with dos2unix"
-    if _HIDDEN_SPACE in line:
-        return "a NUL character; expected text: the file is damaged"
     if size == LONGEST_LINE:
         return f"the line has {LONGEST_LINE} bytes or more; expected CoNLL-U, one word per line"
+    if _HIDDEN_SPACE in line:
+        return "a NUL character; expected text: the file is damaged"
     return None
 
 

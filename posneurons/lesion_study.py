@@ -321,7 +321,8 @@ def lesion(
         more["word"] = Losses(whole.intact[0], np.full_like(found.lesioned[0], np.nan))
         more["word"].lesioned[real] = whole.lesioned[0]
     test, words = bench.test, found.words
-    forms = np.array([str(form).casefold() for form in test.word_form[words]])
+    forms = [str(form).casefold() for form in test.word_form[words]]
+    of_form = {form: number for number, form in enumerate(dict.fromkeys(forms))}
     return LesionResult(
         method=method,
         ablation=str(edit),
@@ -329,7 +330,7 @@ def lesion(
         tags=test.tags,
         word_tag=test.word_tag[words],
         word_cluster=np.unique(unit[words], return_inverse=True)[1],
-        word_type=np.unique(forms, return_inverse=True)[1],
+        word_type=np.array([of_form[form] for form in forms]),
         lesion=names,
         kind=kinds,
         draw=np.array(numbers),

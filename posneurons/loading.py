@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posneurons.checkpoints import Checkpoint
+from posneurons.checkpoints import DEMO, Checkpoint
 from posneurons.errors import ModelError
 
 Model = Any
@@ -118,6 +118,24 @@ def build_hooked(fields: dict[str, Any], weights: dict[str, Tensor], tokenizer: 
         if tokenizer is not None:
             model.set_tokenizer(tokenizer, default_padding_side="right")
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model alone: "demo", a folder with a tokenizer.json, or a Hugging Face name.
+
+    Raises:
+        ModelError: where there is none, or it gives no character offsets.
+    """
+    from transformers import AutoTokenizer
+
+    source = str(DEMO) if name == "demo" else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: no tokenizer can be read there ({_first_line(error)}); check the name") from None
+    if not tokenizer.is_fast:
+        raise ModelError(f"{name}: {type(tokenizer).__name__} gives no character offsets; expected a tokenizer.json")
+    return tokenizer
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:

@@ -65,6 +65,7 @@ METHODS: dict[str, Method] = {
     "logprob_increase": Method("model", {"contrast": True, "shortlist": 0}, signed=True),
     "logit_attribution": Method("model", signed=True),
     "dynamic_logit_attribution": Method("model", signed=True),
+    "partial_correlation": Method("model", {"frequency": True, "length": True, "position": True}),
     "elastic_net": Method("model", {"shortlist": 200}),
     "gaussian": Method("model", {"shortlist": 100}, signed=True),
 }

@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 
 from posneurons import memory, models, report
-from posneurons.alignment import align
 from posneurons.config import Config
+from posneurons.corpora import described, read_corpus, read_treebank
 from posneurons.errors import RunError
+from posneurons.fluency import fluency
 from posneurons.lesion_study import Workbench, lesion, rivals
 from posneurons.manifest import Manifest, write_json, write_whole
 from posneurons.methods import parse
@@ -28,8 +29,6 @@ from posneurons.neuron_lists import given_frame, read_neurons
 from posneurons.neurons import NeuronSet
 from posneurons.probes import fit_probe
 from posneurons.records import Corpus, Ranking
-from posneurons.splits import with_splits
-from posneurons.treebank import load_treebank
 from posneurons.verdicts import correct, judge
 from posneurons.verification import verify
 from posneurons.words import At, Control, Correction, Per, Scope
@@ -43,6 +42,9 @@ FILES = {
     "report": ("report.html",),
     "verify": ("verify.json",),
 }
+NO_RESULT = ("batch_tokens", "cache")
+"""Options that change no result, and may differ when a run is resumed."""
+
 KEPT = 1000
 """Neurons of each (tag, method, position) that ranking.parquet keeps."""
 
@@ -125,32 +127,17 @@ class Study:
     @cached_property
     def corpus(self) -> Corpus:
         """The words, aligned with the model's tokens; splits are made where the treebank has none."""
-        config = self.config
-        bank = load_treebank(None if config.treebank == "demo" else config.treebank, tag=config.tag)
-        if not {"train", "test"} <= set(bank.splits):
-            self._warn(
-                f"{bank.name} has the splits {', '.join(bank.splits)}: it was split anew into train, dev and test"
-            )
-            bank = with_splits(bank, seed=config.seed)
-        shared = {s.document for s in bank.split("train")} & {s.document for s in bank.split("test")}
-        if bank.marked_documents and shared:
-            self._warn(f"{len(shared)} documents have sentences in both train and test, such as {min(shared)}")
-        corpus = align(bank, self.model.tokenizer, n_ctx=models.describe(self.model).n_ctx)
-        self._same("treebank", self.manifest.treebank, {"sha256": bank.sha256}, ("sha256",))
-        self.manifest.treebank = {
-            "name": bank.name,
-            "tagset": bank.tagset,
-            "sha256": bank.sha256,
-            "splits": {
-                name: {"sentences": len(bank.split(name)), "words": len(corpus.split(name))} for name in bank.splits
-            },
-        }
+        bank, notes = read_treebank(self.config, progress=self.progress)
+        corpus, more = read_corpus(self.config, bank, self.model.tokenizer, models.describe(self.model).n_ctx)
+        for note in notes + more:
+            self._warn(note)
+        found = described(bank, corpus)
+        self._same("treebank", self.manifest.treebank, found, ("sha256", "tagset"))
+        self.manifest.treebank = found
         self.manifest.dropped = [
             {"split": split, "tag": tag, "reason": reason, "words": words}
             for (split, tag, reason), words in (*corpus.dropped.items(), *_first_words(corpus).items())
         ]
-        if corpus.split_sentences:
-            self._warn(f"{corpus.split_sentences} sentences were longer than the model's context and were split")
         return corpus
 
     @cached_property
@@ -181,14 +168,26 @@ class Study:
         here = {name.removesuffix(f"@{at}"): keys for name, keys in self.keys.items() if name.endswith(f"@{at}")}
         return here or everywhere
 
+    def _check_fluency(self) -> None:
+        """Warn where the model does not know the language of the treebank."""
+        found = fluency(self.model, self.corpus, seed=self.config.seed, **self._how)
+        self.manifest.notes["fluency"] = asdict(found)
+        if not found.knows:
+            self._warn(
+                f"the model does not know this text: its words cost {found.model:.2f} nats per character, and "
+                f"{found.unigram:.2f} by the frequency of their tokens in train alone (unigram); neurons ranked on it "
+                "say nothing about its language"
+            )
+
     def _rank(self) -> None:
         config = self.config
+        self._check_fluency()
         if config.neurons is not None:
             keys = self.keys
             frame = given_frame(keys, self.at)
         else:
             rankings = self.rankings
-            self.manifest.notes = {self._name(ranking): dict(ranking.notes) for ranking in rankings if ranking.notes}
+            self.manifest.notes |= {self._name(ranking): dict(ranking.notes) for ranking in rankings if ranking.notes}
             keys = {self._name(ranking): self._top(ranking) for ranking in rankings}
             last = config.top if config.per == "model" else 0
             frame = pd.concat([ranking.to_frame(KEPT, last=last) for ranking in rankings], ignore_index=True)
@@ -336,7 +335,7 @@ def _open_run(config: Config, out: Path, command: str) -> Manifest:
         return Manifest(command=command, config=wanted)
     wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in wanted.items()}
     for name, value in wanted.items():
-        if manifest.config.get(name) != value and name != "batch_tokens":  # which changes no result
+        if manifest.config.get(name) != value and name not in NO_RESULT:
             raise RunError(
                 f"{out}: holds a run with {name}={manifest.config.get(name)!r}, and {value!r} was asked for; "
                 f"repeat its options ({manifest.command}), or choose another --out"

@@ -29,7 +29,8 @@ from posneurons.sweeps import claim, sweep
 FOLDER = "sweep"
 FILES = ("sweep.parquet", "carriers.parquet")
 ASKED = (
-    "model", "treebank", "tag", "backend", "device", "dtype", "revision", "methods", "at", "top", "signed", "min_words",
+    "model", "treebank", "tag", "classes", "split", "context", "left", "units", "cache", "backend", "device", "dtype",
+    "revision", "methods", "at", "top", "signed", "min_words",
     "neurons", "batch_tokens", "seed",
 )  # fmt: skip
 """Options of a run that a sweep has too."""

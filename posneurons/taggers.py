@@ -13,11 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from posneurons.errors import RunError, TreebankError
 from posneurons.sentences import UNTAGGED, Treebank
+from posneurons.stanza_models import load_pipeline
 
 Tagged = list[tuple[str, str]]
 """The words of a text in order, each with its tag."""
@@ -190,20 +192,11 @@ def stanza_tagger(language: str = "en", *, folder: Path | None = None) -> Stanza
 
     Source: Qi et al. 2020, https://aclanthology.org/2020.acl-demos.14.
     """
-    import stanza
-
-    place = {} if folder is None else {"dir": str(folder)}
     try:
-        pipeline = stanza.Pipeline(
-            language, processors="tokenize,mwt,pos", download_method=None, verbose=False, logging_level="FATAL", **place
-        )
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise RunError(
-            f"Stanza's tagger for {language!r} cannot be loaded ({reason}); expected its models on this machine: fetch "
-            f"them once with python -c \"import stanza; stanza.download('{language}')\", or choose the simple tagger"
-        ) from error
-    return StanzaTagger(f"stanza ({language}, {stanza.__version__})", pipeline)
+        pipeline = load_pipeline(language, models=folder)
+    except TreebankError as error:
+        raise RunError(f"{error}, or choose the simple tagger") from error
+    return StanzaTagger(f"stanza ({language}, {metadata.version('stanza')})", pipeline)
 
 
 def accuracy(tagger: Tagger, treebank: Treebank) -> float:

@@ -36,8 +36,8 @@ def runs(
 def unit(words: Sequence[Word], text: str, units: Units) -> Word | None:
     """The unit of some neighbouring words of a sentence with this text, or None where they stay apart.
 
-    By "contraction" words of one tag are joined, and words of several tags if all have a letter or a digit, so that
-    punctuation does not lend a word its tag. By "token" all are. None are joined where one has no tag.
+    By "contraction" words of one tag are joined, and words of several tags if all or none have a letter or a digit,
+    so that punctuation is no part of a word. By "token" all are. None are joined where one has no tag.
 
     >>> unit([Word("do", "AUX", 0, 2), Word("n't", "PART", 2, 5)], "don't go", "contraction")
     Word(form="don't", tag='AUX+PART', start=0, end=5, shared=False)
@@ -47,7 +47,8 @@ def unit(words: Sequence[Word], text: str, units: Units) -> Word | None:
     tags = list(dict.fromkeys(word.tag for word in words))
     if UNTAGGED in tags:
         return None
-    if units == "contraction" and len(tags) > 1 and not all(any(map(str.isalnum, word.form)) for word in words):
+    lettered = {any(map(str.isalnum, word.form)) for word in words}
+    if units == "contraction" and len(tags) > 1 and len(lettered) > 1:
         return None
     start, end = words[0].start, max(word.end for word in words)
     return Word(text[start:end], "+".join(tags), start, end)

@@ -46,7 +46,7 @@ def windows(
         left: tokens before the first counted word of a row that is not the first of its passage; below `room`.
 
     Returns:
-        The rows in order; a passage without tokens has none.
+        The rows in order; a passage without tokens has none. A word of up to `room` - `left` tokens is in one row.
     """
     free = _between_words(int(bounds[-1]), low, high)
     lengths = np.diff(bounds)
@@ -82,6 +82,8 @@ def _cut(
     rows = []
     begin = new = first
     while True:
+        if begin + room < last and not _last(free, new, begin + room):
+            begin = max(first, new - left)  # a long word comes, and needs all the room there is
         end = min(last, begin + room)
         if end < last:
             end = _last(sentence, new, end) or _last(free, new, end) or end
@@ -89,8 +91,8 @@ def _cut(
         if end == last:
             return np.array(rows, dtype=np.int64).T
         new = end
-        most = new - left  # at least `left` tokens of context, and always room for a new one
-        begin = max(first, _last(free, new - room, most) or most)
+        most = new - left
+        begin = max(first, _last(free, most - 1 - (room - left) // 2, most) or most)  # half the rest is for new tokens
 
 
 def _last(places: Int[ndarray, " place"], above: int, most: int) -> int:

@@ -22,6 +22,7 @@ _HOME = {
     "logprob_increase": "logit_lens",
     "logit_attribution": "logit_lens",
     "dynamic_logit_attribution": "logit_lens",
+    "partial_correlation": "partial",
     "elastic_net": "probe_rankings",
     "gaussian": "probe_rankings",
 }

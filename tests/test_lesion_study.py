@@ -1,6 +1,7 @@
 """A lesion study of the embedded model: its sets, what they share, its errors."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,25 @@ import posneurons as pn
 from posneurons.controls import perturbation_size
 from posneurons.errors import AlignmentError, NeuronError, PosNeuronsError
 from posneurons.lesion_study import Workbench, rivals
+from posneurons.records import Corpus
 
 TAGS = ("NOUN", "VERB")
 
 
+@cache
+def few() -> Corpus:
+    """For what runs many conditions."""
+    return demo.small().select(np.arange(demo.small().n_rows) % 3 == 0)
+
+
+@cache
 def keys(k: int = 15) -> dict[str, pn.NeuronSet]:
     found = pn.rank(demo.model(), demo.small()).top(k)
     return {tag: found[tag] for tag in TAGS}
 
 
 def test_lesion_study_of_two_tags() -> None:
-    corpus, chosen = demo.small(), keys()
+    corpus, chosen = few(), keys()
     how: dict[str, Any] = {"controls": 3, "seed": 4, "draws": 500}
     result = pn.lesion(demo.model(), corpus, chosen, **how)
     frame = result.to_frame()
@@ -56,7 +65,7 @@ def test_controls_are_of_the_size_that_the_ablation_asks_for() -> None:
 
 
 def test_every_ablation_and_each_scope_run_and_differ() -> None:
-    corpus, chosen = demo.small(), keys()
+    corpus, chosen = few(), keys()
     bench, rise = Workbench(demo.model(), corpus), {}
     for ablation in ("zero", "mean", "balanced_mean", "resample:draws=2", "resample:draws=2,donor=other",
                      "clamp:value=1", "scale:factor=0.5", "scale:factor=0"):  # fmt: skip
@@ -98,7 +107,7 @@ def test_rivals_are_lesioned_beside() -> None:
 
 def test_the_loss_of_every_word_is_streamed_to_a_file(tmp_path: Path) -> None:
     where = tmp_path / "losses" / "all.parquet"
-    result = pn.lesion(demo.model(), demo.small(), keys(), controls=1, draws=20, losses=where)
+    result = pn.lesion(demo.model(), few(), keys(), controls=1, draws=20, losses=where)
     table = pd.read_parquet(where)
     words = len(result.loss_intact)
     assert len(table) == (1 + 4) * words
@@ -106,7 +115,7 @@ def test_the_loss_of_every_word_is_streamed_to_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(intact["loss_first"], result.loss_intact)
     mine = table[(table["lesion"] == "VERB") & (table["set"] == "matched") & (table["draw"] == 1)].sort_values("word")
     np.testing.assert_array_equal(mine["loss_category"], result.more["category"].lesioned[3])
-    test = demo.small().split("test")
+    test = few().split("test")
     assert mine["form"].tolist() == test.word_form[mine["word"]].tolist()
     assert mine["tag"].tolist() == [test.tags[tag] for tag in test.word_tag[mine["word"]]]
     assert mine["sentence"].tolist() == test.word_sentence[mine["word"]].tolist()
@@ -138,7 +147,7 @@ def test_clusters_are_documents_where_there_are_enough() -> None:
 
 
 def test_without_a_training_split_the_words_measured_serve() -> None:
-    test = demo.small().split("test")
+    test = few().split("test")
     alone = replace(test, split_names=("test",), row_split=np.zeros(test.n_rows, dtype=np.int64))
     result = pn.lesion(demo.model(), alone, {"NOUN": pn.NeuronSet.parse(["L1N4"])}, controls=1, draws=20)
     assert result.to_frame()["delta_category"].notna().any()

@@ -48,10 +48,10 @@ def plain_log_probs(corpus: Corpus, row: int, neurons: pn.NeuronSet, fill: torch
 def plain_losses(corpus: Corpus, neurons: pn.NeuronSet, fill: torch.Tensor) -> np.ndarray:
     """First token's loss, whole word's loss and loss of the category of every scored word [measure word]."""
     table = lexicon(corpus, 4096).table
-    losses = []
+    of_row, losses = {row: plain_log_probs(corpus, row, neurons, fill) for row in range(corpus.n_rows)}, []
     for word in corpus.readable("predict"):
         row, first, last = corpus.word_row[word], corpus.word_first[word], corpus.word_last[word]
-        log_probs, tokens = plain_log_probs(corpus, row, neurons, fill), corpus.row_tokens(row)
+        log_probs, tokens = of_row[row], corpus.row_tokens(row)
         nats = [-log_probs[t - 1, tokens[t]].item() for t in range(first, last + 1)]
         share = log_probs[first - 1].exp().double() @ table[:, corpus.word_tag[word]].double()
         losses.append([nats[0], sum(nats), -share.log().item()])

@@ -151,7 +151,7 @@ def test_derivatives_of_the_summed_loss_equal_a_loop(model: Any) -> None:
     assert (mixed[0] - slopes[0]).abs().max() > 0.01 * slopes[0].abs().max()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(position=st.integers(0, 6), layer=st.integers(0, 5), factor=st.floats(-3, 3))
 @torch.no_grad()
 def test_an_edit_is_felt_nowhere_else(position: int, layer: int, factor: float) -> None:

@@ -109,17 +109,18 @@ def read(name: str, at: Any) -> Iterator[Read]:
             )
 
 
-def log_prob(name: str, residual: torch.Tensor, scale: float, target: int) -> torch.Tensor:
-    """log p(target) of one residual in float64, the norm written out with a scale that is given."""
+def log_prob(name: str, residuals: torch.Tensor, scale: float, target: int) -> ndarray:
+    """log p(target) of each of some residuals in float64, the norm written out with a scale that is given."""
     model = tiny(name)
-    gain = model.ln_final.w.double()
-    normed = residual / scale * gain if name == "llama" else (residual - residual.mean()) / scale * gain
+    gain, mean = model.ln_final.w.double(), residuals.mean(-1, keepdim=True)
+    normed = residuals / scale * gain if name == "llama" else (residuals - mean) / scale * gain
     bias = 0 if name == "llama" else model.ln_final.b.double()
     logits = (normed + bias) @ model.W_U.double() + model.b_U.double()
-    return logits.log_softmax(-1)[target]
+    return logits.log_softmax(-1)[..., target].numpy()
 
 
 @cache
+@torch.no_grad()
 def slow_increases(name: str, at: Any) -> tuple[ndarray, ndarray, ndarray]:
     """Words, and per word, layer and neuron the exact increase and its first order by finite differences."""
     model, found = tiny(name), []
@@ -127,13 +128,13 @@ def slow_increases(name: str, at: Any) -> tuple[ndarray, ndarray, ndarray]:
         if each.target is None:
             continue
         exact, slope = np.zeros_like(each.acts, dtype=np.float64), np.zeros_like(each.acts, dtype=np.float64)
-        for layer, unit in np.ndindex(*each.acts.shape):
+        for layer, acts in enumerate(each.acts):
             base = torch.from_numpy(each.middle[layer]).double()
-            step = float(each.acts[layer, unit]) * model.W_out[layer, unit].double()
+            steps = torch.from_numpy(acts)[:, None].double() * model.W_out[layer].double()  # [neuron d_model]
             up, down, whole, none = (
-                log_prob(name, base + size * step, each.scale, each.target).item() for size in (1e-4, -1e-4, 1, 0)
+                log_prob(name, base + size * steps, each.scale, each.target) for size in (1e-4, -1e-4, 1, 0)
             )
-            exact[layer, unit], slope[layer, unit] = whole - none, (up - down) / 2e-4
+            exact[layer], slope[layer] = whole - none, (up - down) / 2e-4
         found.append((each.word, exact, slope))
     words, exacts, slopes = zip(*found, strict=True)
     return np.array(words), np.stack(exacts), np.stack(slopes)
@@ -198,7 +199,7 @@ def test_first_orders_add_up_to_the_derivative_along_the_layers_output() -> None
     """The neurons of a layer write mlp_out together, so their sum is the derivative of log p in that direction."""
     model, text = demo.model(), demo.small().select(np.arange(demo.small().n_rows) % 8 == 0)
     found = logit_lens.logprob_increase(model, text, at="predict", contrast=False, **HOW).scores.sum(2)
-    totals, counts = np.zeros_like(found), np.zeros(len(text.tags))
+    totals, counts, unembedding = np.zeros_like(found), np.zeros(len(text.tags)), model.W_U.double()
     for row in range(text.n_rows):
         tokens = torch.from_numpy(text.row_tokens(row))
         _, hooks = model.run_with_cache(tokens[None])
@@ -209,7 +210,7 @@ def test_first_orders_add_up_to_the_derivative_along_the_layers_output() -> None
             for layer in range(model.cfg.n_layers):
                 middle, out = (hooks[f"blocks.{layer}.{key}"][0, place] for key in ("hook_resid_mid", "hook_mlp_out"))
                 states = torch.stack([middle + size * out for size in (1e-2, -1e-2)]).double() / scale
-                logits = (states * model.ln_final.w) @ model.W_U.double()
+                logits = (states * model.ln_final.w) @ unembedding
                 up, down = logits.log_softmax(-1)[:, tokens[place + 1]]
                 totals[tag, layer] += float(up - down) / 2e-2
     present = counts > 0

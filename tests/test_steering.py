@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,13 +133,22 @@ def test_generation_is_that_of_a_slow_loop_with_a_cache(change: Change, sampling
     assert found != generate(demo.model(), starts()[:3], sampling=sampling)
 
 
+DOUBLED = Change(SOME, "scale", (2.0,) * 5), Sampling(5, 2)
+
+
+@cache
+def alone(start: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """What is written after one beginning, without others beside it."""
+    change, sampling = DOUBLED
+    return generate(demo.model(), [start], change, sampling=sampling)[0]
+
+
 @settings(max_examples=6, deadline=None)
 @given(order=st.permutations(range(4)), batch=st.sampled_from([1, 20, 45, 4096]))
 def test_neither_batch_nor_other_prompts_matter(order: list[int], batch: int) -> None:
-    change, sampling = Change(SOME, "scale", (2.0,) * 5), Sampling(5, 2)
-    alone = [generate(demo.model(), [start], change, sampling=sampling)[0] for start in starts()]
-    mixed = generate(demo.model(), [starts()[n] for n in order], change, sampling=sampling, batch_tokens=batch)
-    assert list(mixed) == [alone[n] for n in order]
+    beginnings, (change, sampling) = [starts()[n] for n in order], DOUBLED
+    mixed = generate(demo.model(), beginnings, change, sampling=sampling, batch_tokens=batch)
+    assert list(mixed) == [alone(start) for start in beginnings]
 
 
 def test_batches_hold_at_most_so_many_tokens() -> None:
@@ -441,9 +451,11 @@ def test_the_command_writes_tables_and_texts(tmp_path: Path, keys: Path) -> None
 
 
 def test_added_values_count_standard_deviations_of_the_training_split() -> None:
-    found = steer_run._spread(demo.model(), pn.load_treebank(), steer_run.SteerConfig())
-    torch.testing.assert_close(found, token_statistics(demo.model(), demo.corpus().split("train")).sd)
-    assert not torch.allclose(found, token_statistics(demo.model(), demo.corpus()).sd)
+    bank = replace(pn.load_treebank(), sentences=pn.load_treebank().sentences[::8])
+    corpus = pn.align(bank, demo.model().tokenizer, n_ctx=256)
+    found = steer_run._spread(demo.model(), bank, steer_run.SteerConfig())
+    torch.testing.assert_close(found, token_statistics(demo.model(), corpus.split("train")).sd)
+    assert not torch.allclose(found, token_statistics(demo.model(), corpus).sd)
 
 
 @pytest.mark.parametrize(

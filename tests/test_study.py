@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+import posneurons
 from posneurons import neuron_lists, passes, study
 from posneurons.config import Config
 from posneurons.errors import NeuronError, PosNeuronsError, RunError, TreebankError
@@ -24,6 +25,21 @@ from posneurons.verdicts import MEASURED, TESTED
 QUICK = Config(
     methods=("correlation",), top=20, controls=3, ablations=("mean",), draws=500, probe_at=("last",), min_words=60
 )
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The same on every fourth sentence of the embedded treebank, for what does not depend on its size."""
+    folder = tmp_path_factory.mktemp("little")
+    for path in (Path(posneurons.__file__).parent / "demo" / "treebank").glob("*.conllu"):
+        sentences = path.read_text(encoding="utf-8").strip().split("\n\n")[::4]
+        (folder / path.name).write_text("\n\n".join(sentences) + "\n\n", encoding="utf-8")
+    return replace(QUICK, treebank=str(folder))
+
+
+@pytest.fixture(scope="module")
+def ready(little: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study.run(little, tmp_path_factory.mktemp("run") / "little", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +93,10 @@ def test_lesions_hit_their_own_tag_hardest(finished: Path) -> None:
     assert (real > random[real.index]).mean() > 0.5
 
 
-def test_rankings_of_every_family_stand_side_by_side(tmp_path: Path) -> None:
+def test_rankings_of_every_family_stand_side_by_side(little: Config, tmp_path: Path) -> None:
     methods = ("correlation", "lape", "auroc", "attribution", "attribution:contrast=no,baseline=mean")
     methods += ("logprob_increase:shortlist=3", "logit_attribution")
-    config = replace(QUICK, methods=methods, probe_at=("predict",), min_words=20)
+    config = replace(little, methods=methods, probe_at=("predict",), min_words=20)
     out = study.run(config, tmp_path / "run", stages=("rank",), progress=False)
     names = json.loads((out / "neurons.json").read_text())
     assert tuple(names) == methods
@@ -114,29 +130,31 @@ def test_with_its_defaults_the_main_job_finds_what_the_readme_says(tmp_path: Pat
     assert (real > highest[real.index]).sum() >= 15  # 17 of 17 when it was logged; by chance 0.8
 
 
-def test_a_finished_run_is_left_alone_and_a_lost_stage_is_made_again(finished: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+def test_a_finished_run_is_left_alone_and_a_lost_stage_is_made_again(
+    little: Config, ready: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(ready, tmp_path / "copy"))
     before = {path.name: path.stat().st_mtime_ns for path in copy.iterdir()}
     wanted = (copy / "probe.json").read_text()
     (copy / "probe.json").unlink()
-    study.run(QUICK, copy, progress=False)
+    study.run(little, copy, progress=False)
     assert (copy / "probe.json").read_text() == wanted
     assert (copy / "lesions.parquet").stat().st_mtime_ns == before["lesions.parquet"]
     assert (copy / "ranking.parquet").stat().st_mtime_ns == before["ranking.parquet"]
 
 
-def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on(little: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(study, "lesion", stop)
     with pytest.raises(KeyboardInterrupt):
-        study.run(QUICK, tmp_path / "run", stages=("rank", "lesion"), progress=False)
+        study.run(little, tmp_path / "run", stages=("rank", "lesion"), progress=False)
     monkeypatch.undo()
     assert set(json.loads((tmp_path / "run/manifest.json").read_text())["stages"]) == {"rank"}
     assert not list((tmp_path / "run").glob("*.part"))
     ranked = (tmp_path / "run/ranking.parquet").stat().st_mtime_ns
-    study.run(QUICK, tmp_path / "run", stages=("rank", "lesion"), progress=False)
+    study.run(little, tmp_path / "run", stages=("rank", "lesion"), progress=False)
     assert (tmp_path / "run/ranking.parquet").stat().st_mtime_ns == ranked
     assert (tmp_path / "run/lesions.parquet").exists()
 
@@ -150,9 +168,9 @@ def test_out_of_memory_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypa
         study.run(QUICK, tmp_path / "run", progress=False)
 
 
-def test_neurons_from_a_file(tmp_path: Path) -> None:
+def test_neurons_from_a_file(little: Config, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"NOUN": ["L0N1", "L3N7"], "VERB": ["L5N2"]}')
-    config = replace(QUICK, neurons=str(tmp_path / "mine.json"))
+    config = replace(little, neurons=str(tmp_path / "mine.json"))
     out = study.run(config, tmp_path / "run", stages=("rank", "lesion"), progress=False)
     frame = pd.read_parquet(out / "lesions.parquet")
     assert set(frame["lesion"]) == {"NOUN", "VERB"}
@@ -207,15 +225,15 @@ def test_a_bad_option_is_an_error_before_anything_is_made(tmp_path: Path, change
     assert not (tmp_path / "run").exists()
 
 
-def test_a_typo_does_not_spoil_the_run_directory(tmp_path: Path) -> None:
+def test_a_typo_does_not_spoil_the_run_directory(little: Config, tmp_path: Path) -> None:
     with pytest.raises(TreebankError, match=r"nowhere\.conllu: no such treebank"):
         study.run(replace(QUICK, treebank="nowhere.conllu"), tmp_path / "run", progress=False)
-    study.run(QUICK, tmp_path / "run", stages=("rank",), progress=False)
-    assert Manifest.load(tmp_path / "run").config["treebank"] == "demo"
+    study.run(little, tmp_path / "run", stages=("rank",), progress=False)
+    assert Manifest.load(tmp_path / "run").config["treebank"] == little.treebank
 
 
-def test_another_treebank_under_the_same_name_is_an_error(finished: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+def test_another_treebank_under_the_same_name_is_an_error(little: Config, ready: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(ready, tmp_path / "copy"))
     manifest = Manifest.load(copy)
     manifest.treebank["sha256"] = "0" * 64
     manifest.save(copy)
@@ -223,7 +241,7 @@ def test_another_treebank_under_the_same_name_is_an_error(finished: Path, tmp_pa
     with pytest.raises(
         RunError, match=r"its finished stages used a treebank with sha256='0000.*; choose another --out"
     ):
-        study.run(QUICK, copy, progress=False)
+        study.run(little, copy, progress=False)
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"a": 1}', '{"command": "", "config": []}'])
@@ -240,9 +258,9 @@ def test_words_that_follow_bos_are_counted_as_left_out(finished: Path) -> None:
     assert sum(row["words"] for row in openers) == (corpus.word_first == 1).sum() > 700
 
 
-def test_too_many_neurons_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_too_many_neurons_is_an_error_that_says_so(little: Config, tmp_path: Path) -> None:
     with pytest.raises(NeuronError, match=r"^top: k=5000, but the model has 4608 neurons; choose a smaller k$"):
-        study.run(replace(QUICK, top=5000), tmp_path / "run", stages=("rank",), progress=False)
+        study.run(replace(little, top=5000), tmp_path / "run", stages=("rank",), progress=False)
 
 
 def cli(*words: str) -> subprocess.CompletedProcess:
@@ -295,8 +313,8 @@ def test_doctor_names_what_is_at_hand() -> None:
     assert "missing" not in done.stdout
 
 
-def test_numbers_do_not_depend_on_the_machine_s_order(finished: Path, tmp_path: Path) -> None:
-    again = study.run(QUICK, tmp_path / "again", stages=("rank", "lesion"), progress=False)
-    a, b = (pd.read_parquet(folder / "lesions.parquet") for folder in (finished, again))
+def test_numbers_do_not_depend_on_the_machine_s_order(little: Config, ready: Path, tmp_path: Path) -> None:
+    again = study.run(little, tmp_path / "again", stages=("rank", "lesion"), progress=False)
+    a, b = (pd.read_parquet(folder / "lesions.parquet") for folder in (ready, again))
     np.testing.assert_array_equal(a["delta"], b["delta"])
     pd.testing.assert_frame_equal(a, b)

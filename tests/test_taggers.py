@@ -163,12 +163,14 @@ def test_accuracy_on_ewt() -> None:
 
 
 def test_without_stanza_s_models_there_is_one_clear_line(tmp_path: Any) -> None:
+    (tmp_path / "resources.json").write_text("{}")
     with pytest.raises(RunError) as caught:
-        stanza_tagger("en", folder=tmp_path / "none")
-    assert str(caught.value).startswith("Stanza's tagger for 'en' cannot be loaded (Resources file not found at")
-    assert "stanza.download('en')\", or choose the simple tagger" in str(caught.value)
+        stanza_tagger("en", folder=tmp_path)
+    assert str(caught.value).startswith("Stanza's models for 'en' cannot be loaded (No processors to load")
+    assert "stanza.download('en', model_dir=" in str(caught.value)
+    assert str(caught.value).endswith(", or choose the simple tagger")
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "none").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["resources.json"]
 
 
 def test_stanza_s_words_are_handed_on_and_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:

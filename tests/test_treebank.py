@@ -13,8 +13,7 @@ from shared import shared_data, treebank
 
 from posneurons import conll
 from posneurons.errors import TreebankError
-from posneurons.sentences import Sentence, Treebank, Word
-from posneurons.splits import with_splits
+from posneurons.sentences import Sentence, Word
 from posneurons.treebank import load_treebank
 
 
@@ -295,8 +294,11 @@ def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("en_ewt", "en_ewt: no such treebank; expected 'demo', a .conllu file, or a folder with .conllu files"),
-        ("nothing", "nothing: a folder without .conllu files; expected e.g. train.conllu, dev.conllu"),
+        ("y.conllu", "y.conllu: no such file or folder; expected a .conllu file, or a folder with such files"),
+        (
+            "nothing",
+            "nothing: a folder without .conllu files, and no .mrg file in it or below; expected e.g. train.conllu",
+        ),
         ("x.txt", "expected a file in CoNLL-U, with a name that ends in .conllu"),
         ("folder.conllu", "folder.conllu: a folder without .conllu files"),
     ],
@@ -318,8 +320,8 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_an_unknown_tag_column(tmp_path: Path) -> None:
     expected = (
-        "tag='pos': expected 'upos', 'xpos', 'lemma', 'form', the name of a feature such as 'Number', or several joined "
-        "by +, as in 'upos+Number'"
+        "tag='pos': expected 'upos', 'xpos', 'lemma', 'form', the name of a feature such as 'Number', or several "
+        "joined by +, as in 'upos+Number'"
     )
     assert fault(tmp_path, row(1, "a"), tag="pos") == expected
     assert fault(tmp_path, row(1, "a"), tag="Nmber").startswith("x: no word has a tag in 'Nmber'")
@@ -361,47 +363,6 @@ def test_random_sentences_come_back(tmp_path: Path, pieces: list[tuple[list[str]
     assert "".join(sentence.text[start:end] for _, start, end in spans(sentence)) == "".join(sentence.text.split())
     if not set(text) & set("\n\t"):
         assert read(tmp_path, f"# text = {text}", *lines).words == sentence.words
-
-
-def banks(documents: Sequence[int], words: int = 3) -> Treebank:
-    """A treebank with as many sentences in each document as `documents` says."""
-    each = tuple(Word("w", "X", 2 * n, 2 * n + 1) for n in range(words))
-    pairs = [(document, number) for document, size in enumerate(documents) for number in range(size)]
-    sentences = tuple(Sentence(f"{d}.{n}", " ".join("w" * words), each, str(d), "all") for d, n in pairs)
-    return Treebank("bank", "upos", sentences, "", True)
-
-
-@settings(max_examples=100, deadline=None)
-@given(documents=st.lists(st.integers(1, 9), min_size=3, max_size=40), seed=st.integers(0, 99))
-def test_new_splits_hold_every_sentence_once(documents: list[int], seed: int) -> None:
-    bank = banks(documents)
-    try:
-        new = with_splits(bank, seed=seed)
-    except TreebankError:
-        assert len(bank) < 9
-        return
-    assert new.splits == ("train", "dev", "test")
-    assert sorted(s.id for s in new) == sorted(s.id for s in bank)
-    assert new == with_splits(bank, seed=seed)
-
-
-def test_new_splits_keep_documents_together() -> None:
-    new = with_splits(banks([10] * 100), seed=1)
-    assert len({(s.document, s.split) for s in new}) == 100
-    assert [len(new.split(name)) for name in new.splits] == [500, 150, 350]
-    assert new != with_splits(banks([10] * 100), seed=2)
-
-
-def test_two_documents_are_split_by_sentence() -> None:
-    new = with_splits(banks([100, 100]), seed=1, shares=(8, 1, 1))
-    assert [len(new.split(name)) for name in new.splits] == [160, 20, 20]
-
-
-def test_new_splits_that_cannot_be() -> None:
-    with pytest.raises(TreebankError, match="bank: 2 sentences are too few for train, dev, test; give a larger"):
-        with_splits(banks([1, 1]), seed=0)
-    with pytest.raises(TreebankError, match=re.escape("shares=(1, 0, 1): expected 3 positive numbers, for train,")):
-        with_splits(banks([1, 1]), seed=0, shares=(1, 0, 1))
 
 
 # The real treebanks.
