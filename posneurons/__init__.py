@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from posneurons.alignment import align as align
     from posneurons.alignment import dropped_table as dropped_table
     from posneurons.composition import compose as compose
+    from posneurons.conll_writing import write_conllu as write_conllu
     from posneurons.covariates import word_covariates as word_covariates
     from posneurons.errors import PosNeuronsError as PosNeuronsError
     from posneurons.fills import Condition as Condition
@@ -79,6 +80,7 @@ _HOME = {
     "activations": ("cache_activations", "stream"),
     "alignment": ("align", "dropped_table"),
     "composition": ("compose",),
+    "conll_writing": ("write_conllu",),
     "covariates": ("word_covariates",),
     "errors": ("PosNeuronsError",),
     "fills": ("Condition", "Fill", "make_fills"),

@@ -85,7 +85,8 @@ def read_file(
             document = comments.get("newdoc id") or f"{path.name} document {documents}"
         if held is not None:
             paragraph = "newpar" in comments or "newpar id" in comments
-            yield (replace(held[0], after=PARAGRAPH), held[1]) if paragraph else held
+            said = held[0].after.count("\n") > 1  # SpacesAfter says more than a blank line
+            yield (replace(held[0], after=PARAGRAPH), held[1]) if paragraph and not said else held
         held = _sentence(block, tokens, tag_of, document, split), document is not None
     if held is not None:
         yield held

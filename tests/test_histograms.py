@@ -196,6 +196,7 @@ def test_scores_by_hand() -> None:
     np.testing.assert_allclose(mutual_information(found).ravel(), [plain - 1 / 16] * 2)
 
 
+@settings(max_examples=40)
 @given(st.integers(2, 30), st.integers(0, 1000))
 def test_scores_equal_those_of_sklearn_on_the_bin_numbers(n_bins: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

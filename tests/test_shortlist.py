@@ -5,7 +5,7 @@ from typing import Any
 import demo
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
 from numpy import ndarray
@@ -48,6 +48,7 @@ def test_scores_by_hand() -> None:
     assert found.tolist() == pytest.approx([plain] * 2)
 
 
+@settings(max_examples=30)
 @given(st.integers(5, 80), st.integers(0, 1000))
 def test_scores_equal_those_of_sklearn(n: int, seed: int) -> None:
     tags, values = build_values(n, seed)

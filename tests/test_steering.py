@@ -470,7 +470,7 @@ def test_added_values_count_standard_deviations_of_the_training_split() -> None:
         (["--neurons", "KEYS", "--tagger", "me"], "--tagger me: expected one of simple, stanza"),
         (["--neurons", "KEYS", "--controls", "-1"], "--controls -1: expected at least 0"),
         (["--neurons", "KEYS", "--tokens", "0"], "steering: tokens=0; expected at least 1"),
-        (["--neurons", "KEYS", "--tag-set", "NOUN", "--treebank", "no.conllu"], "no.conllu: no such treebank"),
+        (["--neurons", "KEYS", "--tag-set", "NOUN", "--treebank", "no.conllu"], "no.conllu: no such file or folder"),
         (
             ["--neurons", "KEYS", "--tag-set", "NOUN", "--tagger", "stanza", "--language", "xx"],
             "Stanza's tagger for 'xx'",
