@@ -149,11 +149,8 @@ def dropped_table(corpus: Corpus) -> pd.DataFrame:
     import pandas as pd
 
     total: Counter[tuple[str, str]] = Counter()
-    codes, counts = np.unique(
-        corpus.row_split[corpus.word_row] * len(corpus.tags) + corpus.word_tag, return_counts=True
-    )
-    for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
-        split, tag = divmod(code, len(corpus.tags))
+    splits = corpus.row_split[corpus.word_row].tolist()
+    for split, tag, count in zip(splits, corpus.word_tag.tolist(), corpus.word_parts.tolist(), strict=True):
         total[corpus.split_names[split], corpus.tags[tag]] += count
     for (split_name, tag_name, _), count in corpus.dropped.items():
         total[split_name, tag_name] += count

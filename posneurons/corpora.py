@@ -53,6 +53,8 @@ def read_corpus(config: Config, bank: Treebank, tokenizer: Any, n_ctx: int) -> t
         units=cast("Units", config.units),
     )
     notes = []
+    if config.context == "document" and not bank.marked_documents:
+        notes.append(f"{bank.name} marks no documents, so each sentence is read by itself")
     if corpus.split_sentences:
         notes.append(
             f"{corpus.split_sentences} {config.context}s were longer than the model's context and were split"

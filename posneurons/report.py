@@ -110,7 +110,12 @@ def findings(run_dir: Path) -> list[str]:
 
 
 def _findings(run: Run) -> list[str]:
-    return sentences(run.lesions, run.dissociations, run.probe or (), run.verify)
+    found = sentences(run.lesions, run.dissociations, run.probe or (), run.verify)
+    notes = run.manifest.get("notes")
+    known = notes.get("fluency") if isinstance(notes, dict) else None
+    if found and isinstance(known, dict) and known.get("knows") is False:
+        found.insert(0, "The model does not know this treebank’s language (see the warnings): read what follows so.")
+    return found
 
 
 def read_run(run_dir: Path) -> Run:

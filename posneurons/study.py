@@ -171,7 +171,7 @@ class Study:
     def _check_fluency(self) -> None:
         """Warn where the model does not know the language of the treebank."""
         found = fluency(self.model, self.corpus, seed=self.config.seed, **self._how)
-        self.manifest.notes["fluency"] = asdict(found)
+        self.manifest.notes["fluency"] = asdict(found) | {"knows": found.knows}
         if not found.knows:
             self._warn(
                 f"the model does not know this text: its words cost {found.model:.2f} nats per character, and "

@@ -362,6 +362,32 @@ def test_random_contexts(made: Treebank, context: int) -> None:
 
 # The real treebanks with the real Llama 3 tokenizer.
 
+
+@pytest.mark.parametrize(
+    ("text", "forms"),
+    [
+        pytest.param("كَتَبَ الوَلَدُ الدَّرْسَ.", ["كَتَبَ", "الوَلَدُ", "الدَّرْسَ", "."], id="Arabic with vowel signs"),
+        pytest.param("הילד כתב, ואז הלך.", ["הילד", "כתב", ",", "ואז", "הלך", "."], id="Hebrew"),
+        pytest.param("猫は黒い。", ["猫", "は", "黒い", "。"], id="Japanese"),
+        pytest.param("我们去北京。", ["我们", "去", "北京", "。"], id="Chinese"),
+        pytest.param("แมวกินปลา", ["แมว", "กิน", "ปลา"], id="Thai"),
+        pytest.param("राम घर गया ।", ["राम", "घर", "गया", "।"], id="Hindi"),
+        pytest.param("cafe\u0301 nai\u0308f", ["cafe\u0301", "nai\u0308f"], id="combining marks"),
+        pytest.param("co\u00adop er\u00ad", ["co\u00adop", "er\u00ad"], id="soft hyphens"),
+        pytest.param("ok 👩🏽‍🚀👍 🇩🇪!", ["ok", "👩🏽‍🚀", "👍", "🇩🇪", "!"], id="emoji"),
+        pytest.param("a\u200bb \ufeffc", ["a\u200bb", "\ufeffc"], id="characters without width"),
+        pytest.param("\u202bשלום\u202c abc", ["\u202bשלום\u202c", "abc"], id="marks of direction"),
+    ],
+)
+def test_scripts_like_the_reference(text: str, forms: list[str]) -> None:
+    made = bank(sentence(text, *(f"{form}/X" for form in forms)))
+    for tokenizer in (llama3_tokenizer(), byte_level_bpe()):
+        check_against_reference(made, tokenizer)
+    everything = align(made, llama3_tokenizer(), units="token")
+    assert everything.word_parts.sum() == len(forms)
+    assert "".join("".join(map(str, everything.word_form)).split()) == "".join(text.split())
+
+
 TREEBANKS = ["UD_English-EWT", "UD_German-GSD", "UD_Spanish-GSD", "UD_Chinese-GSDSimp", "UD_Hindi-PUD"]
 
 

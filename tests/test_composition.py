@@ -41,7 +41,7 @@ def few() -> Corpus:
 
 @cache
 def planted() -> Planted:
-    return markov_model(sentences=240)
+    return markov_model(sentences=160)
 
 
 def rows(found: Composition, lesion: str) -> pd.DataFrame:

@@ -144,7 +144,7 @@ def test_rows_are_drawn_until_there_are_enough_words() -> None:
 
 
 def test_probe_end_to_end() -> None:
-    corpus = demo.corpus()
+    corpus = demo.corpus().select(np.arange(demo.corpus().n_rows) % 4 == 0)
     keys = pn.rank(demo.model(), corpus, at="last").top(20)
     result = pn.fit_probe(demo.model(), corpus, keys, at="last", method="correlation", seed=1)
     assert result.test_words == len(corpus.split("test"))

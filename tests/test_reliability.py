@@ -98,7 +98,7 @@ def test_correlation_is_reliable_where_tags_are_and_not_where_they_are_permuted(
 
 
 def test_it_is_what_ranking_by_hand_gives() -> None:
-    corpus, how = demo.small(), {"at": "last", "seed": 7}
+    corpus, how = demo.small().select(np.arange(demo.small().n_rows) % 2 == 0), {"at": "last", "seed": 7}
     found = reliability(demo.model(), corpus, "mean_difference", k=20, draws=2, **how)
     again = reliability(demo.model(), corpus, "mean_difference", k=20, draws=2, **how)
     assert found.to_frame().equals(again.to_frame())

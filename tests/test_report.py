@@ -228,6 +228,14 @@ def test_without_controls_nothing_is_claimed(tmp_path):
     assert "no controls" in build_report(run).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("notes", "said"), [({"fluency": {"knows": False}}, True), ({"fluency": {"knows": True}}, False),
+                                             ({}, False), ({"fluency": None}, False)])  # fmt: skip
+def test_findings_begin_with_a_language_that_the_model_does_not_know(tmp_path, notes, said):
+    build_run(tmp_path, notes=notes)
+    first = findings(tmp_path)[0]
+    assert first.startswith("The model does not know this treebank’s language") is said
+
+
 def test_the_numbers_are_in_the_page(page):
     text = text_of(page)
     for expected in (

@@ -473,7 +473,7 @@ def test_added_values_count_standard_deviations_of_the_training_split() -> None:
         (["--neurons", "KEYS", "--tag-set", "NOUN", "--treebank", "no.conllu"], "no.conllu: no such file or folder"),
         (
             ["--neurons", "KEYS", "--tag-set", "NOUN", "--tagger", "stanza", "--language", "xx"],
-            "Stanza's tagger for 'xx'",
+            "Stanza's models for 'xx'",
         ),
     ],
 )

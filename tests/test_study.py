@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import posneurons as pn
-from posneurons import cli as commands
 from posneurons import neuron_lists, passes, study
 from posneurons.config import Config
 from posneurons.errors import NeuronError, PosNeuronsError, RunError, TreebankError
@@ -274,33 +273,14 @@ def cli(*words: str) -> subprocess.CompletedProcess:
         (("report", "no/such/run"), "no/such/run"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    words: tuple[str, ...],
-    sentence: str,
-) -> None:
+def test_bad_input_is_one_line_and_status_2(tmp_path: Path, words: tuple[str, ...], sentence: str) -> None:
     out = () if words[0] == "report" else ("--out", str(tmp_path / "run"))
-    monkeypatch.setattr(sys, "argv", ["posneurons", *words, *out])
-    with pytest.raises(SystemExit) as caught:
-        commands.main()
-    said = capsys.readouterr()
-    assert caught.value.code == 2
-    assert_one_line(said.out, said.err, sentence)
-
-
-def assert_one_line(out: str, err: str, sentence: str) -> None:
-    assert err.count("\n") == 1
-    assert err.startswith("posneurons: ")
-    assert sentence in err
-    assert out == ""
-
-
-def test_no_library_adds_a_line_of_its_own(tmp_path: Path) -> None:
-    done = cli("run", "--treebank", "nowhere.conllu", "--out", str(tmp_path / "run"))
+    done = cli(*words, *out)
     assert done.returncode == 2
-    assert_one_line(done.stdout, done.stderr, "nowhere.conllu")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("posneurons: ")
+    assert sentence in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
