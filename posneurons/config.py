@@ -95,12 +95,7 @@ class Config:
         for name, value, allowed in words:
             if value not in allowed:
                 raise RunError(f"--{name} {value}: expected one of {', '.join(allowed)}")
-        if self.split not in SPLITS and fold_of(self.split) is None:
-            raise RunError(
-                f"--split {self.split}: expected one of {', '.join(SPLITS)}, or a fold such as 1/5, the first of five"
-            )
-        if self.left is not None and self.left < 0:
-            raise RunError(f"--left {self.left}: expected at least 0 tokens")
+        self._check_reading()
         for method in self.methods:
             parse(method)
         for ablation in self.ablations:
@@ -121,3 +116,17 @@ class Config:
         ):
             if number < least:
                 raise RunError(f"--{name} {number}: expected at least {least}")
+
+    def _check_reading(self) -> None:
+        """Raise RunError where the options of what is read have no meaning."""
+        if self.split not in SPLITS and fold_of(self.split) is None:
+            raise RunError(
+                f"--split {self.split}: expected one of {', '.join(SPLITS)}, or a fold such as 1/5, the first of five"
+            )
+        if (self.split, self.context) == ("sentence", "document"):
+            raise RunError(
+                "--split sentence --context document: the sentences of a document would be torn apart; give --split "
+                "document, or --context sentence"
+            )
+        if self.left is not None and self.left < 0:
+            raise RunError(f"--left {self.left}: expected at least 0 tokens")

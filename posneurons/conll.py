@@ -37,6 +37,7 @@ PARAGRAPH = "\n\n"
 _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|.)")
 _ESCAPED = {"s": " ", "t": "\t", "n": "\n", "r": "\r", "p": "|", "\\": "\\"}
 _HIDDEN_SPACE = "\0"
+_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ def _parse(block: _Block) -> TokenList:
             raise TreebankError(f"{block.place(number)}: the first or the last column is empty; expected _ for nothing")
     try:
         return _through_conllu(block.lines)
-    except ParseException:
+    except (ParseException, ValueError):  # of a number with thousands of digits
         raise TreebankError(_bad_id(block)) from None
 
 
@@ -174,8 +175,8 @@ def _bad_id(block: _Block) -> str:
         written = block.lines[number - block.first].split("\t")[0]
         try:
             parse_id_value(written)
-        except ParseException:
-            return f"{block.place(number)}: id {written!r}; expected a number, a range (3-4) or an empty node (8.1)"
+        except (ParseException, ValueError):
+            return f"{block.place(number)}: id {written!r:.40}; expected a number, a range (3-4) or an empty node (8.1)"
     return f"{block.place(block.first)}: rows that the conllu package does not understand"
 
 
@@ -241,10 +242,13 @@ def _check_heads(block: _Block, tokens: TokenList) -> None:
     written = {token["id"]: token["head"] for token in tokens if isinstance(token["id"], int)}
     above = {0: 0}
     for word, head in written.items():
-        above[word] = int(head) if head.isdecimal() else 0
-        if head != "_" and not (head.isdecimal() and (above[word] == 0 or above[word] in written)):
+        above[word] = int(head) if head.isdecimal() and len(head) < _DIGITS else -1
+        if head == "_":
+            above[word] = 0
+        elif above[word] != 0 and above[word] not in written:
             raise TreebankError(
-                f"{block.place(lines[word])}: head {head!r}; expected 0, _ or the id of a word, at most {len(written)}"
+                f"{block.place(lines[word])}: head {head!r:.20}; expected 0, _ or the id of a word, at most "
+                f"{len(written)}"
             )
     rooted = {0}
     for word in written:

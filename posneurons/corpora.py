@@ -14,26 +14,33 @@ from posneurons.treebank import load_treebank
 from posneurons.words import Context, Units
 
 
+def read_tagged(source: str, tag: str, classes: str | None, cache: str | None, *, progress: bool = False) -> Treebank:
+    """A treebank with tags, or classes made of them by a file of a user's."""
+    bank = load_treebank(source, tag=tag, cache=cache, progress=progress)
+    return bank if classes is None else retag(bank, **read_classes(classes))
+
+
 def read_treebank(config: Config, *, progress: bool = False) -> tuple[Treebank, list[str]]:
     """The treebank with the tags and splits that were asked for, and what its reader should know of it.
 
     Raises:
         TreebankError: where the treebank or the file of classes cannot be had or read, or cannot be split so.
     """
-    bank, notes = load_treebank(config.treebank, tag=config.tag, cache=config.cache, progress=progress), []
-    if config.classes is not None:
-        bank = retag(bank, **read_classes(config.classes))
+    bank, notes = read_tagged(config.treebank, config.tag, config.classes, config.cache, progress=progress), []
     number = fold_of(config.split)
     if number is not None:
-        bank = fold(bank, number[0] - 1, number[1], seed=config.seed)
+        bank = fold(bank, number[0] - 1, number[1], seed=config.seed, dev=number[1] > 2)
     elif config.split in ("document", "sentence"):
         bank = with_splits(bank, seed=config.seed, by=cast("Any", config.split))
+        if config.split == "document" and not bank.marked_documents:
+            notes.append(f"{bank.name} marks no documents, so it was split by sentence")
     elif not {"train", "test"} <= set(bank.splits):
         notes.append(f"{bank.name} has the splits {', '.join(bank.splits)}: it was split anew into train, dev and test")
         bank = with_splits(bank, seed=config.seed)
     shared = {s.document for s in bank.split("train")} & {s.document for s in bank.split("test")}
     if bank.marked_documents and shared:
-        notes.append(f"{len(shared)} documents have sentences in both train and test, such as {min(shared)}")
+        torn = "; what is read as a document has gaps" if config.context == "document" else ""
+        notes.append(f"{len(shared)} documents have sentences in both train and test, such as {min(shared)}{torn}")
     return bank, notes
 
 

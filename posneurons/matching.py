@@ -51,6 +51,9 @@ def matched_sample(
         PosNeuronsError: where fewer than two tags are given, a tag has no word, a split has no cell with words of every
             tag, or a number or a covariate makes no sense.
     """
+    on, tags = (on,) if isinstance(on, str) else on, (tags,) if isinstance(tags, str) else tags
+    if seed < 0:
+        raise PosNeuronsError(f"matched_sample: seed={seed}; expected at least 0")
     if bins < 1 or (per_tag is not None and per_tag < 1):
         raise PosNeuronsError(f"matched_sample: bins={bins}, per_tag={per_tag}; expected numbers of at least 1")
     readable = corpus.readable(at)

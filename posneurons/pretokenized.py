@@ -271,7 +271,7 @@ def _treebank(name: str, tagset: str, given: Iterable[_Given], join: Join, marke
     digest = hashlib.sha256()
     for each in sentences:
         words = [(word.form, word.tag) for word in each.words]
-        digest.update(json.dumps([each.split, each.document, each.text, words]).encode())
+        digest.update(json.dumps([each.split, each.document, each.text, each.after, words]).encode())
     return Treebank(name, tagset, sentences, digest.hexdigest(), marked)
 
 
@@ -279,6 +279,8 @@ def _joiner(join: Join) -> tuple[Callable[[Sequence[str]], str], str]:
     """From words to a text, and what stands between two texts."""
     if callable(join):
         return join, " "
+    if not isinstance(join, str):
+        raise TreebankError(f"join={join!r}: expected white space, '', 'english' or a function from words to a text")
     if join == "english":
         from posneurons.detokenizer import detokenize
 

@@ -134,6 +134,10 @@ def fetch(
         TreebankError: where a file is not what it was, is not there, or cannot be fetched or written.
     """
     folder = default_cache() if cache is None else Path(cache)
+    try:
+        folder.exists()
+    except OSError as error:
+        raise TreebankError(f"{str(folder)[:80]}: cannot hold treebanks: {error.strerror}; check the path") from error
     return [fetch_file(file, folder, base=base, progress=progress, beside=entry.files) for file in entry.files]
 
 

@@ -18,6 +18,7 @@ from numpy import ndarray
 from posneurons.errors import TreebankError
 from posneurons.records import Corpus
 from posneurons.sentences import Treebank
+from posneurons.tagsets import CONTENT_FUNCTION
 
 By = Literal["auto", "document", "sentence"]
 """What stays together: documents, sentences, or documents where there are enough of them."""
@@ -31,8 +32,8 @@ SHARES = (0.5, 0.15, 0.35)
 TYPE_SHARES: Mapping[str, int | float] = MappingProxyType(dict(zip(NAMES, SHARES, strict=True)))
 """Weights with which `by_type` draws the split of a word type."""
 
-OPEN_CLASSES = ("ADJ", "ADV", "INTJ", "NOUN", "PROPN", "VERB")
-"""The open classes of UPOS, see https://universaldependencies.org/u/pos/."""
+OPEN_CLASSES = CONTENT_FUNCTION["content"]
+"""The open classes of UPOS."""
 
 
 def with_splits(
@@ -158,7 +159,11 @@ def _check_types(corpus: Corpus, shares: Mapping[str, int | float], tags: Sequen
             f"{corpus.name}: found the split {', '.join(names)} only; expected at least two: see with_splits"
         )
     if any(not shares.get(name, 0) > 0 for name in names):
-        raise TreebankError(f"shares={dict(shares)}: expected a positive number for each of {', '.join(names)}")
+        said = ", ".join(f"{name} {share}" for name, share in shares.items())
+        raise TreebankError(
+            f"{corpus.name}: the splits {', '.join(names)}, and shares of word types for {said}; expected a positive "
+            "one for each: name its files train, dev and test, or take others out"
+        )
     unknown = [tag for tag in tags or () if tag not in (*corpus.tags, *OPEN_CLASSES)]
     if tags is not None and (unknown or not set(tags) & set(corpus.tags)):
         raise TreebankError(

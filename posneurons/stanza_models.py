@@ -48,6 +48,7 @@ def load_pipeline(
         TreebankError: where Stanza knows no such language, its models are not there, or it cannot load them.
     """
     import stanza
+    from requests import RequestException
 
     options: dict[str, Any] = {"tokenize_pretokenized": True} if pretokenized else {}
     with _place(models, pretokenized, download) as place:
@@ -62,6 +63,11 @@ def load_pipeline(
                 **place,
             )
         except Exception as error:
+            if isinstance(error, RequestException):
+                raise TreebankError(
+                    f"Stanza's models for {language!r} cannot be fetched ({type(error).__name__}); check the network, "
+                    "or fetch them elsewhere and name their folder"
+                ) from error
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
             advice = _advice(language, place.get("dir"))
             if "resources_filepath" in place or not isinstance(error, FileNotFoundError | ValueError):

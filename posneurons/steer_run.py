@@ -15,6 +15,7 @@ from typing import Any, cast, get_args
 from posneurons import memory, models
 from posneurons.activations import token_statistics
 from posneurons.alignment import align
+from posneurons.corpora import read_tagged
 from posneurons.errors import NeuronError, RunError
 from posneurons.generation import ChangeKind, Sampling
 from posneurons.manifest import Manifest, write_json, write_whole
@@ -23,7 +24,6 @@ from posneurons.neurons import NeuronSet
 from posneurons.sentences import Treebank
 from posneurons.steering import PROMPTS, TagShift, tag_shift
 from posneurons.taggers import Tagger, simple_tagger, stanza_tagger
-from posneurons.treebank import load_treebank
 
 TAGGERS = ("simple", "stanza")
 FILES = ("steer.parquet", "steer.json", "manifest.json")
@@ -50,6 +50,8 @@ class SteerConfig:
     model: str = "demo"
     treebank: str = "demo"
     tag: str = "upos"
+    classes: str | None = None
+    cache: str | None = None
     backend: str = "hooked"
     device: str | None = None
     dtype: str | None = None
@@ -101,7 +103,7 @@ def run(config: SteerConfig, out: Path, *, command: str = "", progress: bool = T
     begin = time.perf_counter()
     method, name, neurons, everyone = _chosen(config)
     manifest = _open(config, out, command)
-    bank = load_treebank(None if config.treebank == "demo" else config.treebank, tag=config.tag)
+    bank = read_tagged(config.treebank, config.tag, config.classes, config.cache, progress=progress)
     tagger: Tagger = stanza_tagger(config.language) if config.tagger == "stanza" else simple_tagger(bank)
     model = models.load_model(
         config.model, backend=config.backend, device=config.device, dtype=config.dtype, revision=config.revision

@@ -76,10 +76,10 @@ def _first_words(corpus: Corpus) -> Counter[tuple[str, str, str]]:
     words = np.flatnonzero(corpus.positions("predict") == 0)
     splits = corpus.row_split[corpus.word_row[words]]
     reason = "first of its row (read at first and last only)"
-    return Counter(
-        (corpus.split_names[split], corpus.tags[tag], reason)
-        for split, tag in zip(splits.tolist(), corpus.word_tag[words].tolist(), strict=True)
-    )
+    found: Counter[tuple[str, str, str]] = Counter()
+    for split, tag, parts in zip(splits.tolist(), corpus.word_tag[words], corpus.word_parts[words], strict=True):
+        found[corpus.split_names[split], corpus.tags[tag], reason] += int(parts)
+    return found
 
 
 class Study:
@@ -132,7 +132,7 @@ class Study:
         for note in notes + more:
             self._warn(note)
         found = described(bank, corpus)
-        self._same("treebank", self.manifest.treebank, found, ("sha256", "tagset"))
+        self._same("treebank", self.manifest.treebank, found, ("sha256", "tagset", "splits"))
         self.manifest.treebank = found
         self.manifest.dropped = [
             {"split": split, "tag": tag, "reason": reason, "words": words}
@@ -170,6 +170,8 @@ class Study:
 
     def _check_fluency(self) -> None:
         """Warn where the model does not know the language of the treebank."""
+        if not len(self.corpus.split("test").readable("predict")):
+            return  # there is no word that the model could predict
         found = fluency(self.model, self.corpus, seed=self.config.seed, **self._how)
         self.manifest.notes["fluency"] = asdict(found) | {"knows": found.knows}
         if not found.knows:

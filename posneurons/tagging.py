@@ -139,14 +139,14 @@ def tag_text(
     tag_of = tag_reader(tag)
     given = _given(texts, pretokenized)
     ids = list(documents or (f"{name}-{number}" for number in range(1, len(given) + 1)))
-    if len(set(ids)) != len(given):
+    if not len(ids) == len(set(ids)) == len(given):
         raise TreebankError(f"documents: {len(set(ids))} different names; expected {len(given)}, one for each text")
     pipeline = load_pipeline(language, models=models, pretokenized=pretokenized, device=device, download=download)
     about = describe_models(pipeline)
     sentences = tuple(sentence for sentence, _ in _tagged(given, ids, pipeline, tag_of, join, batch, progress))
     if all(word.tag == UNTAGGED for sentence in sentences for word in sentence.words):
         raise TreebankError(f"{name}: these models give no word a tag in {tag!r}; expected 'upos', or other models")
-    digest = hashlib.sha256(json.dumps([given, about]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([given, ids, join if pretokenized else None, about]).encode()).hexdigest()
     return Treebank(name, tag, sentences, digest, marked_documents=True)
 
 

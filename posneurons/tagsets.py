@@ -6,6 +6,7 @@ values of a feature, and classes given by a list of words are all the same treeb
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -101,8 +102,8 @@ def retag(
             that the alignment leaves them out and counts them.
 
     Returns:
-        A treebank whose `tagset` names the classes ("upos: content, function"). Its `sha256` is still that of the
-        source, which has not changed.
+        A treebank whose `tagset` names the classes ("upos: content, function"). Its `sha256` is that of the source and
+        of the classes.
 
     Raises:
         TreebankError: where a member stands in two classes, a class has no member or no word of this treebank, or a
@@ -125,7 +126,9 @@ def retag(
     )
     names = dict.fromkeys((*classes, *(() if rest is None else (rest,))))
     source = treebank.tagset if by == "tag" else by
-    return replace(treebank, tagset=f"{source}: {', '.join(names)}", sentences=sentences)
+    said = json.dumps([treebank.sha256, by, rest, {name: sorted(classes[name]) for name in sorted(classes)}])
+    digest = hashlib.sha256(said.encode()).hexdigest()
+    return replace(treebank, tagset=f"{source}: {', '.join(names)}", sentences=sentences, sha256=digest)
 
 
 def read_classes(path: str | PathLike[str]) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from typing import Annotated
 import typer
 
 from posneurons.config import Config
+from posneurons.errors import RunError
 from posneurons.options import (
     Backend,
     Bank,
     BatchTokens,
     Cache,
     ChangeOf,
+    Classes,
     Continuations,
     Device,
     Download,
@@ -64,6 +66,8 @@ def steer(
     model: Model = DEFAULT.model,
     treebank: Bank = DEFAULT.treebank,
     tag: Tag = DEFAULT.tag,
+    classes: Classes = DEFAULT.classes,
+    cache: Cache = DEFAULT.cache,
     out: Annotated[Path, typer.Option(help="Folder for the tables and texts.")] = Path("runs/steer"),
     backend: Backend = DEFAULT.backend,
     device: Device = DEFAULT.device,
@@ -116,6 +120,8 @@ def doctor(
     """Say what this installation can do: versions, devices, models and treebanks at hand; or look at one treebank."""
     from posneurons.doctor import examine, examine_treebank
 
+    if treebank is None and (model is not None or tag != DEFAULT.tag):
+        raise RunError("--tag and --model are for a treebank; give --treebank as well")
     if treebank is None:
         lines = examine(cache)
     else:

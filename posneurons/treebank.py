@@ -55,9 +55,15 @@ def load_treebank(
     if source is None or str(source) == "demo":
         return _read_conllu("demo", _demo_files(), tag)
     path = Path(source)
-    if path.is_dir():
+    if not str(source).strip():
+        raise TreebankError(f"{str(source)!r}: expected 'demo', a .conllu file, a folder, or the code of a treebank")
+    try:
+        is_folder, there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise TreebankError(f"{str(source)[:80]}: cannot be read: {error.strerror}; check the path") from error
+    if is_folder:
         return _read_folder(path, tag, cache, progress)
-    if path.exists():
+    if there:
         if path.suffix != ".conllu":
             raise TreebankError(f"{source}: expected a file in CoNLL-U, with a name that ends in .conllu")
         return _read_conllu(path.stem, [path], tag)
@@ -80,7 +86,9 @@ def _read_conllu(name: str, paths: list[Path], tag: str) -> Treebank:
         if len(sentences) == before:
             raise TreebankError(f"{path}: no sentence in this file; expected CoNLL-U, ten columns with tabs between")
     if all(word.tag == UNTAGGED for sentence in sentences for word in sentence.words):
-        raise TreebankError(f"{name}: no word has a tag in {tag!r}; expected 'upos', 'xpos' or a feature that it has")
+        raise TreebankError(
+            f"{name}: no word has a tag in {tag!r}; expected a column or feature that it has, such as 'upos'"
+        )
     return Treebank(name, tag, tuple(sentences), digest.hexdigest(), marked)
 
 

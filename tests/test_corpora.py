@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import posneurons as pn
@@ -94,6 +95,29 @@ def test_documents_and_units() -> None:
     assert sum(each["units"] for each in how["splits"].values()) == len(found)
 
 
+def test_a_fold_of_three_or_more_has_a_dev() -> None:
+    assert corpus(split="1/2")[0].splits == ("train", "test")
+    sets = documents(corpus(split="1/3")[0])
+    assert sets["dev"] == documents(corpus(split="2/3")[0])["test"]
+
+
+def test_documents_that_are_not_marked_are_said_to_be_missing(tmp_path: Path) -> None:
+    lines = (Path(pn.__file__).parent / "demo" / "treebank" / "dev.conllu").read_text().split("\n")
+    (tmp_path / "x.conllu").write_text("\n".join(line for line in lines if not line.startswith("# newdoc")))
+    _, found, notes = corpus(treebank=str(tmp_path / "x.conllu"), split="document", context="document")
+    assert notes[0] == "x marks no documents, so it was split by sentence"
+    assert "x marks no documents, so each sentence is read by itself" in notes
+    assert len(np.unique(found.word_row)) == len(np.unique(found.word_sentence))
+
+
+def test_other_splits_have_no_share_of_the_word_types(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test"):
+        path = Path(pn.__file__).parent / "demo" / "treebank" / f"{name}.conllu"
+        (tmp_path / ("other.conllu" if name == "dev" else path.name)).write_bytes(path.read_bytes())
+    with pytest.raises(PosNeuronsError, match=r"the splits train, test, all, and shares of word types for train 0\.5"):
+        corpus(treebank=str(tmp_path), split="type")
+
+
 def test_a_treebank_without_splits_is_split(tmp_path: Path) -> None:
     (tmp_path / "all.conllu").write_bytes(
         (Path(pn.__file__).parent / "demo" / "treebank" / "train.conllu").read_bytes()
@@ -111,6 +135,10 @@ def test_a_treebank_without_splits_is_split(tmp_path: Path) -> None:
         ({"split": "1/1"}, "--split 1/1: expected one of given"),
         ({"context": "book"}, "--context book: expected one of sentence, document"),
         ({"units": "none"}, "--units none: expected one of word, contraction, token"),
+        (
+            {"split": "sentence", "context": "document"},
+            "--split sentence --context document: the sentences",
+        ),
         ({"left": -1}, "--left -1: expected at least 0 tokens"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Who may know whom: the walls of architecture.md, read off the sources."""
+"""Who may know whom: the walls between modules, read off the sources."""
 
 import ast
 import subprocess

@@ -16,7 +16,7 @@ from posneurons.errors import RunError
 from posneurons.lesion_results import LesionResult, Losses
 from posneurons.neurons import NeuronSet
 
-FRAME_COLUMNS = [  # architecture.md, lesions.parquet
+FRAME_COLUMNS = [  # of lesions.parquet
     "method", "lesion", "ablation", "scope", "set", "draw", "tag", "words", "loss_intact", "loss_lesioned", "delta",
     "percent", "perplexity_ratio", "delta_word", "delta_category", "delta_lexical", "ci_low", "ci_high",
     "ci_low_two_way", "ci_high_two_way", "category_ci_low", "category_ci_high", "p_items", "p_rank", "p_controls",

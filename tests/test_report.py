@@ -228,8 +228,15 @@ def test_without_controls_nothing_is_claimed(tmp_path):
     assert "no controls" in build_report(run).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("notes", "said"), [({"fluency": {"knows": False}}, True), ({"fluency": {"knows": True}}, False),
-                                             ({}, False), ({"fluency": None}, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [
+        ({"fluency": {"knows": False}}, True),
+        ({"fluency": {"knows": True}}, False),
+        ({"fluency": None}, False),
+        ({}, False),
+    ],
+)
 def test_findings_begin_with_a_language_that_the_model_does_not_know(tmp_path, notes, said):
     build_run(tmp_path, notes=notes)
     first = findings(tmp_path)[0]

@@ -275,7 +275,11 @@ def single() -> Corpus:
     [
         (demo.small, {"tags": ("NOUN", "NN")}, "demo: no tag NN; expected tags of open classes, of ADJ, ADP, ADV"),
         (demo.small, {"tags": ()}, "demo: no tag ; expected tags of open classes, of ADJ,"),
-        (demo.small, {"shares": {"train": 1, "dev": 1}}, "shares={'train': 1, 'dev': 1}: expected a positive number f"),
+        (
+            demo.small,
+            {"shares": {"train": 1, "dev": 1}},
+            "demo: the splits train, dev, test, and shares of word types for train",
+        ),
         (alone, {}, "made: found the split all only; expected at least two: see with_splits"),
         (penn, {}, "made: no tag ADJ, ADV, INTJ, NOUN, PROPN, VERB; expected tags of open classes, of NN, or tags="),
         (single, {}, "made: no word type is left for the split "),

@@ -85,7 +85,7 @@ def test_squares_do_not_cancel_at_mean_3_and_sd_001() -> None:
     found, expected = accumulate(tags, values, list(range(500, 20_000, 500))), reference(tags, values)
     assert_close(found, expected, rtol=1e-6)
     mine = values[0][tags == 0]
-    naive = (mine.square().sum(0) - mine.sum(0).square() / len(mine)).numpy()  # what rule 10 of style.md warns of
+    naive = (mine.square().sum(0) - mine.sum(0).square() / len(mine)).numpy()  # what loses its digits
     assert np.abs(naive / expected.m2[0, 0] - 1).max() > 1e-3
 
 

@@ -412,15 +412,16 @@ def keys(tmp_path: Path) -> Path:
 
 
 def test_the_command_writes_tables_and_texts(tmp_path: Path, keys: Path) -> None:
-    out = tmp_path / "out"
+    out, bank = tmp_path / "out", pn.load_treebank(demo.write_treebank(tmp_path, every=8))
     words = ["steer", "--neurons", str(keys), "--tag-set", "NOUN", "--prompt", "The", "--prompt", "It was", "--change"]
     words += ["add", "--value", "2", "--tokens", "5", "--continuations", "2", "--controls", "2", "--device", "cpu"]
-    words += ["--out", str(out), "--dtype", "float32"]
+    words += ["--out", str(out), "--dtype", "float32", "--treebank", str(tmp_path)]
     done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     assert lines[0] == (
-        "30 neurons of NOUN (correlation): add 2 standard deviations; tagger: simple (LinearSVC, demo, 11512 words)"
+        "30 neurons of NOUN (correlation): add 2 standard deviations; "
+        f"tagger: simple (LinearSVC, {tmp_path.name}, {sum(len(each.words) for each in bank)} words)"
     )
     assert lines[1].split()[:3] == ["tag", "intact", "changed"]
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "steer.json", "steer.parquet"]
@@ -433,7 +434,8 @@ def test_the_command_writes_tables_and_texts(tmp_path: Path, keys: Path) -> None
     content = json.loads((out / "steer.json").read_text())
     assert content["neurons"] == list(SOME)[:30]
     assert len(content["texts"]) == (1 + 1 + 2) * 2 * 2
-    spread = token_statistics(demo.model(), demo.corpus().split("train")).sd
+    train = pn.align(bank, demo.model().tokenizer, n_ctx=256).split("train")
+    spread = token_statistics(demo.model(), train).sd
     again = steer(demo.model(), ["The", "It was"], NeuronSet.parse(list(SOME)[:30]), change="add", value=2.0,
                   spread=spread, tokens=5, continuations=2)  # fmt: skip
     assert [row["text"] for row in content["texts"] if row["set"] == "key"] == [

@@ -30,11 +30,7 @@ QUICK = Config(
 @pytest.fixture(scope="module")
 def little(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A quick run on every fourth sentence of the embedded treebank."""
-    folder = tmp_path_factory.mktemp("little")
-    for path in (Path(pn.__file__).parent / "demo" / "treebank").glob("*.conllu"):
-        sentences = path.read_text(encoding="utf-8").strip().split("\n\n")[::4]
-        (folder / path.name).write_text("\n\n".join(sentences) + "\n\n", encoding="utf-8")
-    return replace(QUICK, treebank=str(folder))
+    return replace(QUICK, treebank=str(demo.write_treebank(tmp_path_factory.mktemp("little"), every=4)))
 
 
 @pytest.fixture(scope="module")

@@ -270,7 +270,10 @@ def test_the_embedded_treebank() -> None:
             ["# x", row(1, "a"), row(2, "b").replace("\t0\t", "\t3\t"), row(3, "c").replace("\t0\t", "\t2\t")],
             "x.conllu:3: the heads of word 2 run in a circle; expected a tree",
         ),
-        ([row(1, "a", "_")], "x: no word has a tag in 'upos'; expected 'upos', 'xpos' or a feature that it has"),
+        (
+            [row(1, "a", "_")],
+            "x: no word has a tag in 'upos'; expected a column or feature that it has, such as 'upos'",
+        ),
     ],
 )
 def test_odd_rows_are_one_clear_line(tmp_path: Path, lines: Sequence[str], expected: str) -> None:
@@ -299,6 +302,8 @@ def test_a_line_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "nothing",
             "nothing: a folder without .conllu files, and no .mrg file in it or below; expected e.g. train.conllu",
         ),
+        ("a" * 300, "a" * 80 + ": cannot be read: File name too long; check the path"),
+        ("", "'': expected 'demo', a .conllu file, a folder, or the code of a treebank"),
         ("x.txt", "expected a file in CoNLL-U, with a name that ends in .conllu"),
         ("folder.conllu", "folder.conllu: a folder without .conllu files"),
     ],

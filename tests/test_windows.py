@@ -44,6 +44,12 @@ def test_a_word_that_is_longer_than_a_row_is_cut() -> None:
     assert cut(9, [0], [(0, 0), (1, 8)], 4, 1) == [(0, 0, 1), (0, 1, 4), (3, 4, 7), (6, 7, 9)]
 
 
+def test_a_row_does_not_begin_so_far_back_that_little_is_new() -> None:
+    """A word of 7 tokens stands before token 16: its start is too far away for the row whose words begin at 17."""
+    each = [(n, n) for n in range(9)] + [(9, 15)] + [(n, n) for n in range(16, 31)]
+    assert cut(31, [0], each, 10, 2) == [(0, 0, 9), (7, 9, 17), (15, 17, 25), (23, 25, 31)]
+
+
 def test_no_tokens_no_rows() -> None:
     rows = windows(np.array([0, 0, 0]), np.array([0, 0]), np.array([], dtype=int), np.array([], dtype=int), 4, 2)
     assert len(rows.first) == len(rows.new) == len(rows.last) == 0
