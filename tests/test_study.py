@@ -101,8 +101,8 @@ def test_rankings_of_every_family_stand_side_by_side(little: Config, tmp_path: P
     assert "logprob_increase:shortlist=3 scores fewer than 20 neurons for ADJ (3)" in warnings
 
 
-def test_verify_holds_rankings_against_exact_ablation(tmp_path: Path) -> None:
-    config = replace(QUICK, methods=("attribution:contrast=no", "correlation"), listed=20, random=10, words=60)
+def test_verify_holds_rankings_against_exact_ablation(little: Config, tmp_path: Path) -> None:
+    config = replace(little, methods=("attribution:contrast=no", "correlation"), listed=20, random=10, words=60)
     out = study.run(config, tmp_path / "run", stages=("verify",), progress=False)
     content = json.loads((out / "verify.json").read_text())
     assert {row["estimate"] for row in content["agreement"]} == {"attribution:contrast=no", "correlation"}
@@ -283,7 +283,9 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, words: tuple[str, ..
 def test_ctrl_c_says_how_to_go_on(little: Config, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "posneurons", "lesion", "--out", str(tmp_path / "run")]
     command += ["--treebank", little.treebank, "--method", "correlation"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in a shell's background
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     while not (tmp_path / "run" / "neurons.json").exists():  # the first stage is done, the long one begins
         assert process.poll() is None
         time.sleep(0.05)
