@@ -25,7 +25,7 @@ from conllu.exceptions import ParseException
 from conllu.parser import DEFAULT_FIELDS, parse_id_value
 
 from posneurons.errors import TreebankError
-from posneurons.sentences import Sentence, Word
+from posneurons.sentences import Sentence, Word, spelled
 from posneurons.tagsets import TagOf, pairs
 
 LONGEST_LINE = 1 << 20
@@ -301,10 +301,7 @@ def _starts(block: _Block, text: str, surfaces: list[_Surface]) -> Iterator[int]
 def _words(surface: _Surface, start: int, tag_of: TagOf) -> Iterator[Word]:
     """The words behind a stretch of text, with spans of their own where their forms are the text."""
     forms = [token["form"] for token in surface.words]
-    shared = len(surface.words) > 1 or forms[0] != surface.form
-    if shared:
-        whole = "".join(forms)
-        shared = len(whole) != len(surface.form) or whole.casefold() != surface.form.casefold()
+    shared = not spelled(surface.form, forms)
     end = start + len(surface.form)
     for form, token in zip(forms, surface.words, strict=True):
         if not shared:

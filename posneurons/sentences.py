@@ -6,7 +6,7 @@ Frozen records; they know neither files nor tokenizers nor tensors.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,6 +14,16 @@ from posneurons.errors import TreebankError
 
 UNTAGGED = "_"
 """The tag of a word that has none; the alignment leaves such words out and counts them."""
+
+
+def spelled(surface: str, forms: Sequence[str]) -> bool:
+    """Whether forms, put together, are the surface, so that each has characters of its own; case may differ.
+
+    >>> spelled("Don't", ["do", "n't"]), spelled("im", ["in", "dem"])
+    (True, False)
+    """
+    whole = "".join(forms)
+    return len(whole) == len(surface) and whole.casefold() == surface.casefold()
 
 
 @dataclass(frozen=True, slots=True)

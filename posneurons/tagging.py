@@ -25,7 +25,7 @@ from typing import Any
 from posneurons import __version__
 from posneurons.conll_writing import write_sentences
 from posneurons.errors import TreebankError
-from posneurons.sentences import UNTAGGED, Sentence, Treebank, Word
+from posneurons.sentences import UNTAGGED, Sentence, Treebank, Word, spelled
 from posneurons.stanza_models import Models, describe_models, installed_languages, load_pipeline
 from posneurons.tagsets import TagOf, tag_reader
 
@@ -78,8 +78,7 @@ class _Line:
         if len(found) > 1:
             forms = [word.text for word in found]
             self.multiword.append((len(self.words), len(self.words) + len(found)))
-        whole = "".join(forms)
-        shared = len(whole) != len(surface) or whole.casefold() != surface.casefold()
+        shared = not spelled(surface, forms)
         for form, word in zip(forms, found, strict=True):
             end = len(self.text) if shared else at + len(form)
             columns = {key: getattr(word, key) or UNTAGGED for key in ("upos", "xpos", "feats")}
