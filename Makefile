@@ -8,11 +8,12 @@ READY := .venv/.ready
 run: $(READY)
 	$(BIN)/posneurons run --out runs/demo
 
+# Two processes of one thread each: two threads that share busy cores wait for each other.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check --no-cache .

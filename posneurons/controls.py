@@ -241,7 +241,7 @@ class _Curve:
         return max(self.measured.values(), default=-np.inf)
 
     def size_for(self, wanted: float) -> int:
-        """Size at which the curve first reaches a damage that it does reach."""
+        """Size at which the curve first reaches a damage that it does reach; a new one while there is one between."""
         sizes = sorted(self.measured)
         place = next(i for i, size in enumerate(sizes) if self.measured[size] >= wanted)
         above = sizes[place]
@@ -251,7 +251,8 @@ class _Curve:
             size = np.exp(np.interp(np.log(wanted), ends, np.log([below, above])))
         else:
             size = above * wanted / self.measured[above]
-        return int(np.clip(round(float(size)), max(below, 1), above))
+        found = int(np.clip(round(float(size)), max(below, 1), above))
+        return (below + above) // 2 if found in self.measured and above - below > 1 else found
 
     def match(self, tag: str, draw: int, wanted: float) -> DamageMatch:
         """The measured size whose damage is the fewest times above or below the wanted; the smallest of equals."""

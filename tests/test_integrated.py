@@ -10,7 +10,7 @@ import torch
 from checkpoints import write_gpt2, write_llama, write_neox
 from hypothesis import given
 from hypothesis import strategies as st
-from test_attribution import build_corpus, by_tag, close, few
+from test_attribution import build_corpus, by_tag, close
 
 import posneurons as pn
 from posneurons import models
@@ -33,8 +33,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def one() -> Corpus:
-    """A short row of the embedded treebank."""
-    return few().select(np.arange(3) == 0)
+    """A row of five tokens of the embedded treebank."""
+    train = demo.corpus().split("train")
+    return train.select(np.arange(train.n_rows) == np.flatnonzero(np.diff(train.row_bounds) == 5)[0])
 
 
 def value(model: Any, tokens: torch.Tensor, position: int, hooks: list[models.Hook], target: str) -> torch.Tensor:

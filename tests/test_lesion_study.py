@@ -80,7 +80,7 @@ def test_every_ablation_and_each_scope_run_and_differ() -> None:
 
 
 def test_rivals_are_lesioned_beside() -> None:
-    corpus, chosen = demo.small(), keys()
+    corpus, chosen = few(), keys()
     bench = Workbench(demo.model(), corpus)
     assert bench.flags is not None
     loud = np.zeros((6, 768), dtype=bool)

@@ -24,7 +24,7 @@ pn.align = align
 """Put before a notebook's own cells: corpora have every so many-th row of what they would have."""
 
 
-@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [16, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path: Path, every: int) -> None:
     notebook = nbformat.read(path, as_version=4)

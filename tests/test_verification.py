@@ -182,6 +182,5 @@ def test_errors_say_what_to_do() -> None:
 
 def test_estimates_of_another_ablation_have_no_correlation_in_nats() -> None:
     methods = ["attribution:contrast=no", "attribution:contrast=no,baseline=mean", "attribution:contrast=no,scope=all"]
-    corpus = demo.small().select(np.arange(demo.small().n_rows) % 4 == 0)
-    found = verify(demo.model(), corpus, methods, listed=5, top=2, random=5, tags=["NOUN"])
+    found = verify(demo.model(), few(), methods, listed=5, top=2, random=5, tags=["NOUN"])
     assert found.in_nats == ("attribution:contrast=no",)
