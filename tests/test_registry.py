@@ -401,9 +401,9 @@ def test_a_folder_of_penn_treebank_files(penn: Penn, tmp_path: Path) -> None:
     (tmp_path / "mine/wsj/00").mkdir(parents=True)
     (tmp_path / "mine/wsj/00/WSJ_0001.MRG").write_text("( (S (NN a)))")
     load_treebank(tmp_path / "mine", tag="xpos", cache=tmp_path / "cache")
+    mapping = shared_data("nltk_data/taggers/universal_tagset.zip")
     load_treebank(tmp_path / "mine", cache=SHARED)
     load_treebank(tmp_path / "mine", tag="upos+form", cache=SHARED)
-    mapping = shared_data("nltk_data/taggers/universal_tagset.zip")
     assert penn.calls == [
         ("ptb", tmp_path / "mine", {"name": "mine", "tag": "xpos", "universal": None}),
         ("ptb", tmp_path / "mine", {"name": "mine", "tag": "upos", "universal": mapping}),
