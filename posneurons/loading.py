@@ -42,7 +42,7 @@ def build(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, back
         ModelError: where a library cannot load the checkpoint, with its reason.
     """
     with quiet():
-        tokenizer = _load_tokenizer(checkpoint)
+        tokenizer = _load_tokenizer(checkpoint.name, checkpoint.folder)
         source = _load_source(checkpoint, device, dtype)
         n_parameters = sum(each.numel() for each in source.parameters())
         model = _build(checkpoint, source, tokenizer, backend)
@@ -126,30 +126,19 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ModelError: where there is none, or it gives no character offsets.
     """
-    from transformers import AutoTokenizer
-
-    source = str(DEMO) if name == "demo" else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: no tokenizer can be read there ({_first_line(error)}); check the name") from None
-    if not tokenizer.is_fast:
-        raise ModelError(f"{name}: {type(tokenizer).__name__} gives no character offsets; expected a tokenizer.json")
-    return tokenizer
+    return _load_tokenizer(name, DEMO if name == "demo" else name, local_files_only=False)
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+def _load_tokenizer(name: str, source: Any, *, local_files_only: bool = True) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
     except Exception as error:
-        raise ModelError(
-            f"{checkpoint.name}: the tokenizer cannot be read ({_first_line(error)}); fetch it again"
-        ) from error
+        raise ModelError(f"{name}: the tokenizer cannot be read ({_first_line(error)}); fetch it again") from error
     if not tokenizer.is_fast:
         raise ModelError(
-            f"{checkpoint.name}: {type(tokenizer).__name__} gives no character offsets; expected a fast tokenizer "
+            f"{name}: {type(tokenizer).__name__} gives no character offsets; expected a fast tokenizer "
             "(tokenizer.json): convert it"
         )
     return tokenizer
