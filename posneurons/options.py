@@ -22,9 +22,7 @@ Classes = Annotated[str | None, typer.Option(help='Classes of tags or words, a J
 Split = Annotated[
     str, typer.Option(help="given, document, sentence, type (no word form in two splits), or a fold: 1/5.")
 ]
-ContextOf = Annotated[
-    str, typer.Option("--context", help="Read each 'sentence' by itself, or a 'document' at once.")
-]
+ContextOf = Annotated[str, typer.Option("--context", help="Read each 'sentence' by itself, or a 'document' at once.")]
 Left = Annotated[int | None, typer.Option(help="Tokens before the first word of a part of a text that is too long.")]
 UnitsOf = Annotated[
     str,
