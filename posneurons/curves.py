@@ -20,12 +20,10 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from posneurons.errors import RunError
-from posneurons.figures import LIGHT, label, number, template
+from posneurons.theme import BAND, LIGHT, label, number, template
 from posneurons.words import ALPHA
 
 CURVE = ["method", "lesion", "ablation", "scope"]
-BAND = "rgba(139, 147, 156, 0.25)"
-"""Fill of a control band: grey, seen in the light and in the dark look."""
 
 
 def carriers(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,22 +1,19 @@
-"""Frames and records to plotly figures, in one template.
+"""The frames of a run to plotly figures, in the template of `theme`.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart (https://jfly.uni-koeln.de/color/); heatmaps take their
-scale from the template, so a page can swap `template(dark=False)` for `template(dark=True)` without touching a figure.
-Plotly reads a part of HTML in every label and hover text: each name that comes from data passes through `label`.
 Nothing is computed here beyond shares, means and ranges of what is drawn; no file is read.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from posneurons.errors import RunError
+from posneurons.theme import buttons, figure_of, heatmap, label, number
 from posneurons.words import ALPHA
 
 BASELINES = {
@@ -27,66 +24,6 @@ BASELINES = {
     "control_task_next_word": "control task (random tags of the next word)",
 }
 """What the baselines of a probe are called, in the order in which they are shown."""
-
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif"
-LIGHT = {
-    "base": ["#1c2024", "#ffffff", "#e3e6ea", "#8b939c"],  # ink, paper, grid, lines
-    "colorway": ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#949ca6", "#d55e00", "#56b4e9"],
-    "sequential": ["#f4f7fa", "#c3dcef", "#6fb1dc", "#0072b2", "#00304d"],
-    "diverging": ["#08406b", "#4a94c8", "#b9d7ea", "#f5f5f5", "#f8cfa0", "#dd7a1f", "#7f3400"],
-}
-DARK = {
-    "base": ["#e6e9ec", "#1a1d21", "#30353b", "#7d868f"],
-    "colorway": ["#56b4e9", "#e69f00", "#2cc295", "#dd93bb", "#8a929b", "#f0803c", "#3d8fd1"],
-    "sequential": ["#22272d", "#1d4663", "#1f78ae", "#56b4e9", "#d9f0ff"],
-    "diverging": ["#bfe3fa", "#56b4e9", "#27587a", "#24282d", "#7d4a14", "#e8963a", "#ffe0b5"],
-}
-
-
-def template(*, dark: bool = False) -> go.layout.Template:
-    """The look of every figure: fonts, colours, axes, scales of heatmaps. Figures come with the light one."""
-    look = DARK if dark else LIGHT
-    ink, paper, grid, line = look["base"]
-    scales = {
-        kind: [[i / (len(look[kind]) - 1), colour] for i, colour in enumerate(look[kind])]
-        for kind in ("sequential", "diverging")
-    }
-    axis: dict[str, Any] = {"gridcolor": grid, "linecolor": line, "zerolinecolor": line}
-    axis |= {"automargin": True, "title_standoff": 12}
-    hover = {"bgcolor": paper, "bordercolor": line, "font_color": ink, "align": "left"}
-    layout = {
-        "font": {"family": FONT, "size": 13, "color": ink},
-        "paper_bgcolor": paper,
-        "plot_bgcolor": paper,
-        "colorway": look["colorway"],
-        "colorscale": scales,
-        "xaxis": axis,
-        "yaxis": axis,
-        "margin": {"l": 8, "r": 8, "t": 24, "b": 8},
-        "legend": {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-        "hoverlabel": hover,
-    }
-    bar = {"outlinewidth": 0, "thickness": 12, "title": {"side": "right"}}
-    heatmap = {"autocolorscale": True, "xgap": 1, "ygap": 1, "colorbar": bar}
-    return go.layout.Template(layout=layout, data={"heatmap": [heatmap]})
-
-
-def label(text: object) -> str:
-    """Text from data as plotly shall show it, letter by letter.
-
-    >>> label("<b>R&D</b>")
-    '&lt;b&gt;R&amp;D&lt;/b&gt;'
-    """
-    return html.escape(str(text), quote=False)
-
-
-def number(value: SupportsFloat | None, form: str = "+.3f") -> str:
-    """A number for a reader: with a true minus sign, and a dash where it is undefined.
-
-    >>> number(-0.25), number(float("nan"))
-    ('−0.250', '–')
-    """
-    return "–" if value is None or not np.isfinite(float(value)) else format(float(value), form).replace("-", "−")
 
 
 def with_controls(lesions: pd.DataFrame, ablation: str) -> pd.DataFrame:
@@ -118,9 +55,9 @@ def layer_profile(ranking_top: pd.DataFrame, n_layers: int, tag_order: Sequence[
         for layer, row in counts.iterrows()
     ]
     shown = counts.astype(str).replace("0", "").to_numpy()
-    trace = _heatmap(counts.to_numpy(), tag_order, list(range(n_layers)), hover, shown, "neurons")
+    trace = heatmap(counts.to_numpy(), tag_order, list(range(n_layers)), hover, shown, "neurons")
     trace.update(zmin=0, zmax=max(1, counts.to_numpy().max()))
-    figure = _figure(trace, height=170 + 20 * n_layers, x="tag", y="layer")
+    figure = figure_of(trace, height=170 + 20 * n_layers, x="tag", y="layer")
     return figure.update_layout(yaxis={"dtick": 1 if n_layers <= 16 else 4, "showgrid": False})
 
 
@@ -153,28 +90,17 @@ def lesion_matrix(lesions: pd.DataFrame, ablation: str, tag_order: Sequence[str]
         for column in (*shades, "hover", "mark")
     }
     rows = [label(tag) for tag in lesioned]
-    trace = _heatmap(tables["delta"], measured, rows, tables["hover"], tables["mark"], SHADES["delta"])
+    trace = heatmap(tables["delta"], measured, rows, tables["hover"], tables["mark"], SHADES["delta"])
     limits = {name: float(cells[name].abs().max()) or 1.0 for name in shades}
     trace.update(zmin=-limits["delta"], zmax=limits["delta"])
-    figure = _figure(trace, height=max(340, 150 + 24 * len(lesioned)), x="measured tag", y="lesioned tag")
+    figure = figure_of(trace, height=max(340, 150 + 24 * len(lesioned)), x="measured tag", y="lesioned tag")
     if len(shades) > 1:
         looks = [
             {"z": [tables[name]], "zmin": -limits[name], "zmax": limits[name], "colorbar.title.text": SHADES[name]}
             for name in shades
         ]
-        figure.update_layout(updatemenus=[_buttons([SHADES[name] for name in shades], looks)], margin={"t": 64})
+        figure.update_layout(updatemenus=[buttons([SHADES[name] for name in shades], looks)], margin={"t": 64})
     return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-
-
-def _buttons(names: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A row of buttons above a figure; each changes its traces. Light in both looks: plotly fixes the active colour."""
-    buttons = [
-        {"label": name, "method": "restyle", "args": [change]} for name, change in zip(names, changes, strict=True)
-    ]
-    place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
-    ink, grid = LIGHT["base"][0], LIGHT["base"][2]
-    look = {"bgcolor": grid, "bordercolor": LIGHT["base"][3], "font": {"color": ink, "size": 12}}
-    return {"type": "buttons", "direction": "right", "buttons": buttons, **place, **look}
 
 
 def lesion_against_controls(lesions: pd.DataFrame, ablation: str) -> go.Figure:
@@ -195,7 +121,7 @@ def lesion_against_controls(lesions: pd.DataFrame, ablation: str) -> go.Figure:
     diamonds.error_x = {"array": above.tolist(), "arrayminus": below.tolist(), "thickness": 1.5, "width": 4}
     diamonds.zorder = 1
     height = 150 + 24 * len(own)
-    figure = _figure(diamonds, dots, height=height, x="change of the tag’s own loss (nats per word)", y="tag")
+    figure = figure_of(diamonds, dots, height=height, x="change of the tag’s own loss (nats per word)", y="tag")
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=diamonds.y)
     return figure.update_layout(xaxis={"type": "linear", "zeroline": True, "zerolinewidth": 2}, margin={"t": 84})
 
@@ -211,7 +137,7 @@ def probe_bars(probe: Sequence[Mapping[str, Any]]) -> go.Figure:
         bars.append(go.Bar(name=label(BASELINES.get(name, name)), y=scores))
     for bar in bars:
         bar.update(x=[places, measures], texttemplate="%{y:.2f}", textangle=0, hovertemplate="%{y:.4f}")
-    figure = _figure(*bars, height=420, x="position read, measure", y="score on test words (0 to 1)")
+    figure = figure_of(*bars, height=420, x="position read, measure", y="score on test words (0 to 1)")
     figure.update_xaxes(type="multicategory").update_yaxes(range=[0, 1])
     return figure.update_layout(barmode="group", bargap=0.15, margin={"t": 110})
 
@@ -230,29 +156,17 @@ def confusion(result: Mapping[str, Any]) -> go.Figure:
         ]
         for i, true in enumerate(tags)
     ]
-    trace = _heatmap(shares, tags, [label(tag) for tag in tags], hover, None, "share of the true tag")
-    figure = _figure(trace.update(zmin=0, zmax=1), height=150 + 24 * len(tags), x="tag read by the probe", y="true tag")
+    trace = heatmap(shares, tags, [label(tag) for tag in tags], hover, None, "share of the true tag")
+    figure = figure_of(
+        trace.update(zmin=0, zmax=1), height=150 + 24 * len(tags), x="tag read by the probe", y="true tag"
+    )
     return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-
-
-def _figure(*traces: object, height: int, x: str, y: str) -> go.Figure:
-    """A figure in the template, with both axes named."""
-    figure = go.Figure(data=list(traces))
-    figure.update_layout(template=template(), height=max(height, 300), xaxis_title=x, yaxis_title=y)
-    return figure.update_xaxes(type="category", showgrid=True)
 
 
 def _points(rows: pd.DataFrame, name: str, marker: dict[str, Any]) -> go.Scatter:
     """Markers at the delta of each row, on the line of its tag."""
     tags = [label(tag) for tag in rows["tag"]]
     return go.Scatter(x=rows["delta"].tolist(), y=tags, name=name, mode="markers", marker=marker, hoverinfo="text")
-
-
-def _heatmap(values: Any, columns: Iterable[str], rows: list[Any], hover: Any, text: Any, unit: str) -> go.Heatmap:
-    """A heatmap whose columns are tags; `text` stands in the cells, `hover` is shown as it is."""
-    trace = go.Heatmap(z=values, x=[label(tag) for tag in columns], y=rows, hovertext=hover, hoverinfo="text")
-    trace.update(colorbar_title_text=unit)
-    return trace if text is None else trace.update(text=text, texttemplate="%{text}")
 
 
 def _ordered(tags: Iterable[str], order: Sequence[str] | None) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from posneurons.figures import BASELINES, number, with_controls
+from posneurons.figures import BASELINES, with_controls
+from posneurons.theme import number
 from posneurons.words import ALPHA
 
 FEW_WORDS = 50

@@ -22,9 +22,10 @@ from plotly.offline import get_plotlyjs
 
 from posneurons import curves, figures
 from posneurons.errors import RunError
-from posneurons.figures import BASELINES, number, with_controls
+from posneurons.figures import BASELINES, with_controls
 from posneurons.findings import groups, own_effects, sentences, unordered_pairs
 from posneurons.manifest import read_json, write_whole
+from posneurons.theme import number, template
 
 MANIFEST: dict[str, type] = {
     **dict.fromkeys(("posneurons", "command", "created", "platform"), str),
@@ -82,8 +83,8 @@ def build_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
-    template = environment.from_string(files("posneurons").joinpath("report.html").read_text(encoding="utf-8"))
-    page = template.render(
+    page_of = environment.from_string(files("posneurons").joinpath("report.html").read_text(encoding="utf-8"))
+    page = page_of.render(
         manifest=run.manifest,
         findings=_findings(run),
         profiles=list(_profiles(run)),
@@ -93,7 +94,7 @@ def build_report(run_dir: Path) -> Path:
         probes=list(_probes(run)),
         dropped=_dropped(run.manifest["dropped"]),
         baselines=BASELINES,
-        looks={"light": figures.template().to_plotly_json(), "dark": figures.template(dark=True).to_plotly_json()},
+        looks={"light": template().to_plotly_json(), "dark": template(dark=True).to_plotly_json()},
         plotly=Markup(get_plotlyjs()),  # noqa: S704 (plotly's own script, nothing of ours in it)
     )
     path = run_dir / "report.html"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from posneurons import figures
+from posneurons import figures, theme
 from posneurons.errors import RunError
 
 EVIL = "<b>&</b>"
@@ -137,7 +137,7 @@ def test_confusion_is_of_rows_and_undefined_without_words():
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_heatmaps_take_their_scale_from_the_template(dark):
-    scales = figures.template(dark=dark).layout.colorscale
+    scales = theme.template(dark=dark).layout.colorscale
     assert [place for place, _ in scales.diverging][3] == 0.5
     assert len(scales.sequential) == 5
 

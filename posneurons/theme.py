@@ -1,0 +1,104 @@
+"""The look of every figure: one template in light and dark, and the parts that figures are put together from.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart (https://jfly.uni-koeln.de/color/); heatmaps take their
+scale from the template, so a page can swap `template(dark=False)` for `template(dark=True)` without touching a figure.
+Plotly reads a part of HTML in every label and hover text: each name that comes from data passes through `label`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, SupportsFloat
+
+import numpy as np
+import plotly.graph_objects as go
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif"
+LIGHT = {
+    "base": ["#1c2024", "#ffffff", "#e3e6ea", "#8b939c"],  # ink, paper, grid, lines
+    "colorway": ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#949ca6", "#d55e00", "#56b4e9"],
+    "sequential": ["#f4f7fa", "#c3dcef", "#6fb1dc", "#0072b2", "#00304d"],
+    "diverging": ["#08406b", "#4a94c8", "#b9d7ea", "#f5f5f5", "#f8cfa0", "#dd7a1f", "#7f3400"],
+}
+DARK = {
+    "base": ["#e6e9ec", "#1a1d21", "#30353b", "#7d868f"],
+    "colorway": ["#56b4e9", "#e69f00", "#2cc295", "#dd93bb", "#8a929b", "#f0803c", "#3d8fd1"],
+    "sequential": ["#22272d", "#1d4663", "#1f78ae", "#56b4e9", "#d9f0ff"],
+    "diverging": ["#bfe3fa", "#56b4e9", "#27587a", "#24282d", "#7d4a14", "#e8963a", "#ffe0b5"],
+}
+
+
+BAND = "rgba(139, 147, 156, 0.25)"
+"""Fill of a control band: grey, seen in the light and in the dark look."""
+
+
+def template(*, dark: bool = False) -> go.layout.Template:
+    """The look of every figure: fonts, colours, axes, scales of heatmaps. Figures come with the light one."""
+    look = DARK if dark else LIGHT
+    ink, paper, grid, line = look["base"]
+    scales = {
+        kind: [[i / (len(look[kind]) - 1), colour] for i, colour in enumerate(look[kind])]
+        for kind in ("sequential", "diverging")
+    }
+    axis: dict[str, Any] = {"gridcolor": grid, "linecolor": line, "zerolinecolor": line}
+    axis |= {"automargin": True, "title_standoff": 12}
+    hover = {"bgcolor": paper, "bordercolor": line, "font_color": ink, "align": "left"}
+    layout = {
+        "font": {"family": FONT, "size": 13, "color": ink},
+        "paper_bgcolor": paper,
+        "plot_bgcolor": paper,
+        "colorway": look["colorway"],
+        "colorscale": scales,
+        "xaxis": axis,
+        "yaxis": axis,
+        "margin": {"l": 8, "r": 8, "t": 24, "b": 8},
+        "legend": {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        "hoverlabel": hover,
+    }
+    bar = {"outlinewidth": 0, "thickness": 12, "title": {"side": "right"}}
+    heatmap = {"autocolorscale": True, "xgap": 1, "ygap": 1, "colorbar": bar}
+    return go.layout.Template(layout=layout, data={"heatmap": [heatmap]})
+
+
+def label(text: object) -> str:
+    """Text from data as plotly shall show it, letter by letter.
+
+    >>> label("<b>R&D</b>")
+    '&lt;b&gt;R&amp;D&lt;/b&gt;'
+    """
+    return html.escape(str(text), quote=False)
+
+
+def number(value: SupportsFloat | None, form: str = "+.3f") -> str:
+    """A number for a reader: with a true minus sign, and a dash where it is undefined.
+
+    >>> number(-0.25), number(float("nan"))
+    ('−0.250', '–')
+    """
+    return "–" if value is None or not np.isfinite(float(value)) else format(float(value), form).replace("-", "−")
+
+
+def buttons(names: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row of buttons above a figure; each changes its traces. Light in both looks: plotly fixes the active colour."""
+    choices = [
+        {"label": name, "method": "restyle", "args": [change]} for name, change in zip(names, changes, strict=True)
+    ]
+    place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
+    ink, grid = LIGHT["base"][0], LIGHT["base"][2]
+    look = {"bgcolor": grid, "bordercolor": LIGHT["base"][3], "font": {"color": ink, "size": 12}}
+    return {"type": "buttons", "direction": "right", "buttons": choices, **place, **look}
+
+
+def figure_of(*traces: object, height: int, x: str, y: str) -> go.Figure:
+    """A figure in the template, with both axes named."""
+    figure = go.Figure(data=list(traces))
+    figure.update_layout(template=template(), height=max(height, 300), xaxis_title=x, yaxis_title=y)
+    return figure.update_xaxes(type="category", showgrid=True)
+
+
+def heatmap(values: Any, columns: Iterable[str], rows: list[Any], hover: Any, text: Any, unit: str) -> go.Heatmap:
+    """A heatmap whose columns are tags; `text` stands in the cells, `hover` is shown as it is."""
+    trace = go.Heatmap(z=values, x=[label(tag) for tag in columns], y=rows, hovertext=hover, hoverinfo="text")
+    trace.update(colorbar_title_text=unit)
+    return trace if text is None else trace.update(text=text, texttemplate="%{text}")
