@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test test-slow lint bench notebook
+.PHONY: run test test-slow lint docs bench notebook
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -19,6 +19,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check --no-cache .
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
+
+docs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py build/docs
 
 bench: $(READY)
 	$(BIN)/python experiments/streaming_cost.py

@@ -12,7 +12,7 @@ two halves share .53 for the correlation, .16 for the elastic net; 296 and 11 ne
 Gaussian selects as many neurons as with permuted tags (10), and two halves share .06 of them: there its order is mostly
 noise. After the word, where neurons say more, it selects 23, and the halves share .28.
 
-The columns are those of `posneurons.reliability.Reliability`; the first table has their medians over tags with at least
+The columns are those of `split_halves.Reliability`; the first table has their medians over tags with at least
 100 words, the others the tags.
 """
 
@@ -27,7 +27,7 @@ import torch
 from tables import markdown
 
 import posneurons as pn
-from posneurons.reliability import reliability
+from posneurons.split_halves import reliability
 
 LEAST = 100
 """Words below which a tag does not count for the medians."""

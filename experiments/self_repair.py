@@ -26,6 +26,7 @@ import time
 import numpy as np
 import pandas as pd
 import torch
+from setting import shortened
 from tables import markdown
 
 import posneurons as pn
@@ -33,7 +34,6 @@ from posneurons.composition import compose
 from posneurons.iteration import iterate
 from posneurons.lesion_study import Workbench
 from posneurons.neurons import NeuronSet
-from posneurons.records import Corpus
 
 TAGS = ["NOUN", "VERB", "ADJ", "ADV", "ADP", "AUX", "DET", "PRON"]
 
@@ -41,15 +41,6 @@ TAGS = ["NOUN", "VERB", "ADJ", "ADV", "ADP", "AUX", "DET", "PRON"]
 def write(*parts: str) -> None:
     sys.stdout.write("\n\n".join(parts) + "\n\n")
     sys.stdout.flush()
-
-
-def shortened(corpus: Corpus, words: int, seed: int) -> Corpus:
-    """All training rows, and random rows of "test" with about so many words."""
-    test = corpus.split_names.index("test")
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(corpus.row_split == test))
-    sizes = np.bincount(corpus.word_row, minlength=corpus.n_rows)[rows]
-    kept = rows[: int(np.searchsorted(sizes.cumsum(), words)) + 1]
-    return corpus.select((corpus.row_split != test) | np.isin(np.arange(corpus.n_rows), kept))
 
 
 def ends(frame: pd.DataFrame, name: str) -> list[str]:

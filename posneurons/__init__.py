@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from posneurons.alignment import dropped_table as dropped_table
     from posneurons.composition import compose as compose
     from posneurons.conll_writing import write_conllu as write_conllu
+    from posneurons.corpus_figures import word_spread as word_spread
     from posneurons.covariates import word_covariates as word_covariates
     from posneurons.errors import PosNeuronsError as PosNeuronsError
+    from posneurons.exporting import save_figure as save_figure
     from posneurons.fills import Condition as Condition
     from posneurons.fills import Fill as Fill
     from posneurons.fills import make_fills as make_fills
@@ -41,8 +43,11 @@ if TYPE_CHECKING:
     from posneurons.neurons import NeuronSet as NeuronSet
     from posneurons.outliers import flags as flags
     from posneurons.overlap import overlaps as overlaps
+    from posneurons.overlap_figures import angle_matrix as angle_matrix
+    from posneurons.overlap_figures import overlap_matrix as overlap_matrix
     from posneurons.passes import tag_moments as tag_moments
     from posneurons.planted import markov_model as markov_model
+    from posneurons.portraits import make_pages as make_pages
     from posneurons.pretokenized import from_dataset as from_dataset
     from posneurons.pretokenized import from_frame as from_frame
     from posneurons.pretokenized import from_lists as from_lists
@@ -51,12 +56,13 @@ if TYPE_CHECKING:
     from posneurons.records import Corpus as Corpus
     from posneurons.records import Ranking as Ranking
     from posneurons.records import TagMoments as TagMoments
-    from posneurons.reliability import reliability as reliability
     from posneurons.results import ProbeResult as ProbeResult
     from posneurons.scoring import score_method as score_method
     from posneurons.sentences import Sentence as Sentence
     from posneurons.sentences import Treebank as Treebank
     from posneurons.sentences import Word as Word
+    from posneurons.showing import show as show
+    from posneurons.split_halves import reliability as reliability
     from posneurons.splits import by_type as by_type
     from posneurons.splits import fold as fold
     from posneurons.splits import folds as folds
@@ -81,8 +87,10 @@ _HOME = {
     "alignment": ("align", "dropped_table"),
     "composition": ("compose",),
     "conll_writing": ("write_conllu",),
+    "corpus_figures": ("word_spread",),
     "covariates": ("word_covariates",),
     "errors": ("PosNeuronsError",),
+    "exporting": ("save_figure",),
     "fills": ("Condition", "Fill", "make_fills"),
     "grafts": ("graft",),
     "iteration": ("iterate", "lesioned"),
@@ -94,15 +102,18 @@ _HOME = {
     "neurons": ("NeuronSet",),
     "outliers": ("flags",),
     "overlap": ("overlaps",),
+    "overlap_figures": ("angle_matrix", "overlap_matrix"),
     "passes": ("tag_moments",),
     "planted": ("markov_model",),
     "pretokenized": ("from_dataset", "from_frame", "from_lists"),
+    "portraits": ("make_pages",),
     "probes": ("cross", "fit_probe"),
     "records": ("Corpus", "Ranking", "TagMoments"),
-    "reliability": ("reliability",),
+    "split_halves": ("reliability",),
     "results": ("ProbeResult",),
     "scoring": ("score_method",),
     "sentences": ("Sentence", "Treebank", "Word"),
+    "showing": ("show",),
     "splits": ("by_type", "fold", "folds", "with_splits"),
     "steering": ("steer", "tag_shift"),
     "subspace": ("directions", "principal_angles"),

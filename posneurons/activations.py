@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from posneurons import models
+from posneurons.display import Shown
 from posneurons.errors import AlignmentError
 from posneurons.neurons import NeuronSet
 from posneurons.records import Activations, Corpus
@@ -112,7 +113,8 @@ def check_fits(model: Any, corpus: Corpus) -> None:
 
 
 def _progress(corpus: Corpus, label: str, show: bool) -> Any:
-    return tqdm(total=len(corpus.tokens) + corpus.n_rows, desc=label, unit="token", unit_scale=True, disable=not show)
+    how: dict[str, Any] = {"unit": "token", "unit_scale": True, "leave": None}  # inside another bar it goes when done
+    return tqdm(total=len(corpus.tokens) + corpus.n_rows, desc=label, disable=not show, **how)
 
 
 @torch.no_grad()
@@ -167,8 +169,8 @@ def _at_layer(function: Callable[..., None], layer: int) -> Callable[[Tensor, An
     return hook_function
 
 
-@dataclass(frozen=True)
-class TokenStatistics:
+@dataclass(frozen=True, repr=False)
+class TokenStatistics(Shown):
     """What every neuron does over all tokens after BOS, words or not: float32 on the model's device.
 
     Attributes:

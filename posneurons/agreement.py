@@ -15,18 +15,21 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from posneurons.display import Shown
+from posneurons.errors import PosNeuronsError
 from posneurons.neurons import NeuronSet
 from posneurons.words import Ablation, Scope
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 CONFIDENCE = 0.95
 """Of the bound on the share of neurons that are missed."""
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """Exact effects of single neurons beside their estimates.
 
     Attributes:
@@ -76,6 +79,34 @@ class Verification:
 
         rows = [row for name in self.estimates for number in range(len(self.tags)) for row in self._rows(name, number)]
         return pd.DataFrame(rows)
+
+    def figure(self, tag: str | None = None, estimate: str | None = None, *, exact: str = "effect") -> go.Figure:
+        """How each estimate agrees with exact ablation; or, for one tag, neuron by neuron.
+
+        Args:
+            tag: whose neurons are drawn one by one; None for the agreement at all tags.
+            estimate: which one is drawn for the tag; None for the first.
+            exact: "effect", or "contrast" (the effect less that on all other words).
+
+        Raises:
+            PosNeuronsError: where there is no such tag, estimate or kind of exact value.
+        """
+        from posneurons import agreement_figures
+
+        if exact not in ("effect", "contrast"):
+            raise PosNeuronsError(f"verification: exact={exact!r}; expected 'effect' or 'contrast'")
+        if tag is None:
+            return agreement_figures.verified(self.to_frame(), exact)
+        name = next(iter(self.estimates), "") if estimate is None else estimate
+        for what, given, known in (("tag", tag, self.tags), ("estimate", name, tuple(self.estimates))):
+            if given not in known:
+                raise PosNeuronsError(f"verification: no {what} {given!r}; it has {', '.join(known)}")
+        number = self.tags.index(tag)
+        values = (self.effects if exact == "effect" else self.contrasts)[number]
+        scores, listed = self.estimates[name][number], self.lists[name][number]
+        return agreement_figures.exact_against(
+            tag, name, self.neurons.names, values, scores, listed, self.random, contrast=exact == "contrast"
+        )
 
     def _rows(self, name: str, number: int) -> Iterator[dict[str, Any]]:
         estimate, listed = self.estimates[name][number], self.lists[name][number]

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
+from tqdm.auto import tqdm
 
 from posneurons.errors import AlignmentError
 from posneurons.offsets import bos_and_size, ends, is_space, tokenize, touched
@@ -88,6 +89,7 @@ def align(
     context: Context = "sentence",
     left: int | None = None,
     units: Units = "word",
+    progress: bool = False,
 ) -> Corpus:
     """Find the tokens of every word.
 
@@ -104,6 +106,7 @@ def align(
         units: "word" leaves out words that share a token or a surface with another. "contraction" makes them one unit
             if they have one tag, or if all or none have letters or digits: "don't" becomes one AUX+PART, as Llama 3
             cuts it inside "n't". "token" makes one unit of all, also of a word and the punctuation in its token.
+        progress: show a bar.
 
     Returns:
         The words whose boundaries are token boundaries. `dropped` counts the others by (split, tag, reason):
@@ -130,7 +133,11 @@ def align(
     _check_words(context=(context, Context), units=(units, Units))
     sentences = treebank.sentences
     bounds = _batches(sentences, context)
-    parts = [_align_batch(sentences[first:last], how) for first, last in pairwise(bounds)]
+    parts = []
+    with tqdm(total=len(sentences), desc="alignment", unit="sentence", leave=None, disable=not progress) as bar:
+        for first, last in pairwise(bounds):
+            parts.append(_align_batch(sentences[first:last], how))
+            bar.update(last - first)
     corpus = _assemble(treebank, parts, bounds, bos, how)
     if not len(corpus):
         reasons: Counter[str] = Counter()

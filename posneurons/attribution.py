@@ -48,7 +48,7 @@ def scenes(corpus: Corpus, at: At, device: str, *, tokens: int, progress: bool, 
     """The batches of a corpus; words that are the last of their row are left out where they are read on themselves."""
     index, lengths = WordIndex(corpus, at), np.diff(corpus.row_bounds) + 1
     total = len(corpus.tokens) + corpus.n_rows
-    with tqdm(total=total, desc=label, unit="token", unit_scale=True, disable=not progress) as bar:
+    with tqdm(total=total, desc=label, unit="token", unit_scale=True, leave=None, disable=not progress) as bar:
         for batch in batches(corpus, device, tokens):
             words = index.of(batch.rows)
             words = words[index.position[words] + 1 < lengths[corpus.word_row[words]]]

@@ -34,6 +34,7 @@ from posneurons.options import (
     Device,
     Draws,
     Dtype,
+    Figures,
     KeepLosses,
     Ks,
     Left,
@@ -44,12 +45,15 @@ from posneurons.options import (
     MinWords,
     Model,
     Neurons,
+    OfRun,
     Out,
+    Pages,
     PerWhat,
     Position,
     ProbeAt,
     Random,
     Revision,
+    RunDirectory,
     ScopeOf,
     Scopes,
     Seed,
@@ -78,7 +82,7 @@ DEFAULT_OUT = Path("runs/demo")
 
 
 STAGES = {
-    "run": ("rank", "probe", "lesion", "report"),
+    "run": ("rank", "probe", "lesion", "pages", "report"),
     "rank": ("rank",),
     "probe": ("rank", "probe"),
     "lesion": ("rank", "lesion"),
@@ -124,6 +128,7 @@ def _study(
     correction: CorrectionOf = DEFAULT.correction,
     keep_losses: KeepLosses = DEFAULT.keep_losses,
     lesion_words: LesionWords = DEFAULT.lesion_words,
+    pages: Pages = DEFAULT.pages,
     neurons: Neurons = DEFAULT.neurons,
     draws: Draws = DEFAULT.draws,
     batch_tokens: BatchTokens = DEFAULT.batch_tokens,
@@ -238,13 +243,23 @@ def sweep(
 
 @app.command()
 def report(
-    run_directory: Annotated[Path, typer.Argument(help="A run directory.")],
+    run_directory: RunDirectory = None,
+    out: OfRun = DEFAULT_OUT,
+    figures: Figures = [],  # noqa: B006
 ) -> None:
-    """Build the page of a run directory anew."""
+    """Build the page of a run directory anew, and write its figures to files."""
+    from posneurons.exporting import check_formats, save_figures
     from posneurons.report import build_report
+    from posneurons.run_figures import figures_of
+    from posneurons.run_files import read_run
 
-    build_report(run_directory)
-    _tell(run_directory)
+    check_formats(figures)
+    folder = run_directory or out
+    build_report(folder)
+    _tell(folder)
+    if figures:
+        paths = save_figures(figures_of(read_run(folder)), folder / "figures", figures)
+        typer.echo(f"Figures: {len(paths)} files in {folder / 'figures'}")
 
 
 def _tell(out: Path) -> None:

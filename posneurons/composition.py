@@ -37,6 +37,7 @@ from posneurons.lesion_study import Workbench
 from posneurons.lesions import INTACT, stream_losses, word_batches
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
+from posneurons.views import CompositionView
 from posneurons.weights import ROWS, FinalNorm, check_writes, final_norm, output_weights
 from posneurons.words import Scope
 from posneurons.writing import keep
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 Rises = Float[ndarray, "condition word"]
 
 
-@dataclass(frozen=True)
-class Composition:
+@dataclass(frozen=True, repr=False)
+class Composition(CompositionView):
     """Rise of every scored word's loss under lesions, taken apart; nats, float64, NaN where not measured.
 
     Attributes:
@@ -284,7 +285,9 @@ def _direct(
     rises = np.full((2, len(sets), len(words)), np.nan)
     held = NeuronSet.parse([]).union(*sets).by_layer()
     units = {layer: torch.from_numpy(np.sort(each)).to(bench.info.device) for layer, each in held.items()}
-    with tqdm(total=len(test.tokens), desc="direct effects", unit="token", disable=not how["progress"]) as bar:
+    with tqdm(
+        total=len(test.tokens), desc="direct effects", unit="token", leave=None, disable=not how["progress"]
+    ) as bar:
         for part in word_batches(model, test, ("first",), None, how["tokens"]):
             reads, values = part.reads, dict[int, Tensor]()
             hooks = [(models.post_name(layer), keep(values, layer, each)) for layer, each in units.items()]

@@ -63,6 +63,7 @@ class Config:
     correction: str = "bh"
     keep_losses: bool = False
     lesion_words: int = 0
+    pages: int = 3
     scope: str = "all"
     neurons: str | None = None
     draws: int = 10_000
@@ -113,6 +114,7 @@ class Config:
             ("random", self.random, 0),
             ("words", self.words, 1),
             ("lesion-words", self.lesion_words, 0),
+            ("pages", self.pages, 0),
         ):
             if number < least:
                 raise RunError(f"--{name} {number}: expected at least {least}")

@@ -25,6 +25,7 @@ from numpy import ndarray
 
 from posneurons.ablations import Edit, parse
 from posneurons.activations import TokenStatistics
+from posneurons.display import Shown
 from posneurons.errors import NeuronError
 from posneurons.neurons import NeuronSet
 from posneurons.outliers import output_norms
@@ -32,6 +33,7 @@ from posneurons.words import Control
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 Damage = Callable[[Sequence[NeuronSet]], Float[ndarray, " set"]]
 """Gives, for each set, the rise of the mean loss over all scored words when it is ablated, in nats."""
@@ -137,8 +139,8 @@ class DamageMatch(NamedTuple):
     reached: float
 
 
-@dataclass(frozen=True)
-class DamageControls:
+@dataclass(frozen=True, repr=False)
+class DamageControls(Shown):
     """Damage-matched sets by tag and draw, and a sentence for each tag or draw that has none."""
 
     matches: tuple[DamageMatch, ...]
@@ -157,6 +159,12 @@ class DamageControls:
 
         rows = [(each.tag, each.draw, len(each.neurons), each.wanted, each.reached) for each in self.matches]
         return pd.DataFrame(rows, columns=["tag", "draw", "neurons", "wanted", "reached"])
+
+    def figure(self) -> go.Figure:
+        """How well the damage is matched. Raises PosNeuronsError where no set was found."""
+        from posneurons.effect_figures import damage
+
+        return damage(self.to_frame())
 
 
 def damage_matched(

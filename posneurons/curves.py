@@ -112,13 +112,17 @@ def k_curve(frame: pd.DataFrame, tag: str) -> go.Figure:
     The band is the range of the controls and the dotted line their mean; grey is the mean of the other tags' rises
     under the same lesions. `frame` holds one method, ablation and scope; RunError otherwise, or without the curve.
     """
-    return _curve(frame, tag, "k", "neurons lesioned (k)").update_xaxes(type="log", dtick="D2")
+    figure = _curve(frame, tag, "k", "neurons lesioned (k)")
+    ks = sorted({int(k) for trace in figure.data for k in trace.x})
+    return figure.update_xaxes(type="log", tickvals=ks, ticktext=[f"{k:,}" for k in ks])
 
 
 def layer_curve(frame: pd.DataFrame, tag: str, arm: str = "layer") -> go.Figure:
     """The same by layer: bars for the best of each layer alone, or a line for the best up to a layer ("cumulative")."""
     title = "layer lesioned" if arm == "layer" else "layers lesioned (from 0 up to)"
-    return _curve(frame, tag, arm, title).update_xaxes(type="linear", dtick=1)
+    figure = _curve(frame, tag, arm, title)
+    span = max(max(trace.x) for trace in figure.data)
+    return figure.update_xaxes(type="linear", dtick=1 if span <= 16 else 4)
 
 
 def curve(frame: pd.DataFrame, tag: str, arm: str) -> go.Figure:
@@ -144,7 +148,9 @@ def by_tag(figures: Mapping[str, go.Figure]) -> go.Figure:
         "font": {"color": LIGHT["base"][0], "size": 12},
     }
     corner = {"x": 0, "xanchor": "left", "y": 1.16, "yanchor": "bottom"}
-    return whole.update_layout(updatemenus=[{"type": "dropdown", "buttons": buttons, **corner, **look}], margin_t=96)
+    return whole.update_layout(
+        updatemenus=[{"type": "dropdown", "name": "tag", "buttons": buttons, **corner, **look}], margin_t=96
+    )
 
 
 def _curve(frame: pd.DataFrame, tag: str, arm: str, title: str) -> go.Figure:

@@ -5,7 +5,7 @@ Nothing is computed here beyond shares, means and ranges of what is drawn; no fi
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from posneurons.errors import RunError
-from posneurons.theme import buttons, figure_of, heatmap, label, number
+from posneurons.theme import BAND, buttons, figure_of, heatmap, label, number, ordered
 from posneurons.words import ALPHA
 
 BASELINES = {
@@ -65,21 +65,28 @@ SHADES = {
     "delta": "change (nats per word)",
     "delta_category": "category part (nats per word)",
     "z_control": "z against matched controls",
+    "q_value": "q-value",
 }
 """Columns that a lesion matrix can be coloured by, and the names of their scales."""
+
+LARGEST_Z = 10.0
+"""Colours of z end here at the latest, either way: one neuron set beyond all others would leave the rest white."""
+
+Q_TICKS = (1.0, 0.1, 0.05, 0.01, 0.001, 0.0001)
+"""q-values named on their scale, which is that of their logarithm and ends with the last of them."""
 
 
 def lesion_matrix(lesions: pd.DataFrame, ablation: str, tag_order: Sequence[str] | None = None) -> go.Figure:
     """Lesioned tag × measured tag: change of loss in nats per word, white (dark: black) at 0; a dot marks q <= 0.05.
 
-    Buttons choose what the cells are coloured by: that change, its category part, or z against the matched controls;
-    what the frame does not have has no button. `lesions` holds one method and one scope, in the columns of
-    lesions.parquet. Tags come in `tag_order`, or else in the order of the frame.
+    Buttons choose what the cells are coloured by: that change, its category part, z against the matched controls (to
+    ±`LARGEST_Z` at most), or the q-value of a rise on a scale of its logarithm; what the frame does not have has no
+    button, and an undefined cell is grey. `lesions` holds one method and one scope, in the columns of lesions.parquet.
+    Tags come in `tag_order`, or else in the order of the frame.
     """
     cells = with_controls(lesions, ablation)
     cells = cells[cells["words"] > 0]
-    measured = _ordered(cells["tag"], tag_order)
-    lesioned = _ordered(cells["lesion"], tag_order)
+    measured, lesioned = (ordered(cells[name], tag_order) for name in ("tag", "lesion"))
     cells = cells.assign(hover=[_cell_text(cell) for cell in cells.to_dict("records")])
     cells = cells.assign(mark=np.where(cells["q_value"] <= ALPHA, "•", ""))
     shades = [name for name in SHADES if name == "delta" or cells[name].notna().any()]
@@ -89,18 +96,41 @@ def lesion_matrix(lesions: pd.DataFrame, ablation: str, tag_order: Sequence[str]
         .to_numpy(dtype=object)
         for column in (*shades, "hover", "mark")
     }
+    looks = [_shade(name, tables[name]) for name in shades]
     rows = [label(tag) for tag in lesioned]
     trace = heatmap(tables["delta"], measured, rows, tables["hover"], tables["mark"], SHADES["delta"])
-    limits = {name: float(cells[name].abs().max()) or 1.0 for name in shades}
-    trace.update(zmin=-limits["delta"], zmax=limits["delta"])
+    trace.update(zmin=looks[0]["zmin"], zmax=looks[0]["zmax"])
     figure = figure_of(trace, height=max(340, 150 + 24 * len(lesioned)), x="measured tag", y="lesioned tag")
+    figure.update_layout(plot_bgcolor=BAND)
     if len(shades) > 1:
-        looks = [
-            {"z": [tables[name]], "zmin": -limits[name], "zmax": limits[name], "colorbar.title.text": SHADES[name]}
-            for name in shades
-        ]
-        figure.update_layout(updatemenus=[buttons([SHADES[name] for name in shades], looks)], margin={"t": 64})
+        menu = buttons([SHADES[name] for name in shades], looks)
+        figure.update_layout(updatemenus=[menu], margin={"t": 64})
     return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+
+
+def _shade(name: str, values: Any) -> dict[str, Any]:
+    """What a heatmap changes to show one of `SHADES`, white (dark: black) at 0 or at a q of 1."""
+    table = np.asarray(values, dtype=np.float64)
+    if name == "q_value":
+        depth = -np.log10(np.clip(table, Q_TICKS[-1], 1))
+        ticks = {"tickvals": (-np.log10(Q_TICKS)).tolist(), "ticktext": [f"{q:g}" for q in Q_TICKS[:-1]]}
+        ticks["ticktext"].append(f"≤ {Q_TICKS[-1]:g}")
+        low, high = 0.0, float(-np.log10(Q_TICKS[-1]))
+        shown = depth
+    else:
+        ticks = {"tickvals": None, "ticktext": None}
+        high = float(np.nanmax(np.abs(table))) if np.isfinite(table).any() else 1.0
+        high = min(high, LARGEST_Z) if name == "z_control" else high
+        low, high = -(high or 1.0), high or 1.0
+        shown = table
+    return {
+        "z": [np.where(np.isfinite(shown), shown, np.nan).tolist()],
+        "zmin": low,
+        "zmax": high,
+        "colorbar.title.text": SHADES[name],
+        "colorbar.tickvals": [ticks["tickvals"]],
+        "colorbar.ticktext": [ticks["ticktext"]],
+    }
 
 
 def lesion_against_controls(lesions: pd.DataFrame, ablation: str) -> go.Figure:
@@ -121,9 +151,9 @@ def lesion_against_controls(lesions: pd.DataFrame, ablation: str) -> go.Figure:
     diamonds.error_x = {"array": above.tolist(), "arrayminus": below.tolist(), "thickness": 1.5, "width": 4}
     diamonds.zorder = 1
     height = 150 + 24 * len(own)
-    figure = figure_of(diamonds, dots, height=height, x="change of the tag’s own loss (nats per word)", y="tag")
+    figure = figure_of(diamonds, dots, height=height, x="rise of own loss (nats per word)", y="tag")
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=diamonds.y)
-    return figure.update_layout(xaxis={"type": "linear", "zeroline": True, "zerolinewidth": 2}, margin={"t": 84})
+    return figure.update_layout(xaxis={"type": "linear", "zeroline": True, "zerolinewidth": 2})
 
 
 def probe_bars(probe: Sequence[Mapping[str, Any]]) -> go.Figure:
@@ -132,14 +162,14 @@ def probe_bars(probe: Sequence[Mapping[str, Any]]) -> go.Figure:
     places = [label(f"at {result['at']}") for result, _ in groups]
     measures = [{"accuracy": "accuracy", "macro_f1": "macro-F1"}[measure] for _, measure in groups]
     bars = [go.Bar(name="probe on key neurons", y=[result.get(measure) for result, measure in groups])]
-    for name in _ordered((name for result in probe for name in result["baselines"]), list(BASELINES)):
+    for name in ordered((name for result in probe for name in result["baselines"]), list(BASELINES)):
         scores = [result["baselines"].get(name, {}).get(measure) for result, measure in groups]
         bars.append(go.Bar(name=label(BASELINES.get(name, name)), y=scores))
     for bar in bars:
         bar.update(x=[places, measures], texttemplate="%{y:.2f}", textangle=0, hovertemplate="%{y:.4f}")
     figure = figure_of(*bars, height=420, x="position read, measure", y="score on test words (0 to 1)")
     figure.update_xaxes(type="multicategory").update_yaxes(range=[0, 1])
-    return figure.update_layout(barmode="group", bargap=0.15, margin={"t": 110})
+    return figure.update_layout(barmode="group", bargap=0.15)
 
 
 def confusion(result: Mapping[str, Any]) -> go.Figure:
@@ -167,12 +197,6 @@ def _points(rows: pd.DataFrame, name: str, marker: dict[str, Any]) -> go.Scatter
     """Markers at the delta of each row, on the line of its tag."""
     tags = [label(tag) for tag in rows["tag"]]
     return go.Scatter(x=rows["delta"].tolist(), y=tags, name=name, mode="markers", marker=marker, hoverinfo="text")
-
-
-def _ordered(tags: Iterable[str], order: Sequence[str] | None) -> list[str]:
-    """The tags that occur, in the given order; those that it lacks come last, as they appear."""
-    found = list(dict.fromkeys(tags))
-    return [tag for tag in order or () if tag in found] + [tag for tag in found if tag not in (order or ())]
 
 
 def _cell_text(cell: Mapping[Hashable, Any]) -> str:

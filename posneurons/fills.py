@@ -20,6 +20,7 @@ from torch import Tensor
 from posneurons import models
 from posneurons.ablations import Edit, parse
 from posneurons.activations import BATCH_TOKENS, stream, token_means
+from posneurons.display import Shown
 from posneurons.errors import AlignmentError
 from posneurons.neurons import NeuronSet
 from posneurons.passes import tag_moments
@@ -45,8 +46,8 @@ class Donors:
     choice: Int[Tensor, " token"]
 
 
-@dataclass(frozen=True)
-class Fill:
+@dataclass(frozen=True, repr=False)
+class Fill(Shown):
     """The new value of an ablated neuron: scale * its value + offset, or its value at the token's donor.
 
     Attributes:

@@ -1,13 +1,15 @@
 """What a run found, in sentences: worded from the tables of its files, claiming no more than their tests say.
 
 Chosen, counted and put in order here are rows that were tested elsewhere; the only numbers that are new are counts,
-medians over tags, and how many tags chance would give.
+medians over tags, and how many tags chance would give. `lead` is what a reader sees first: three sentences about one
+ranking and one ablation, which are chosen by their names and never by their results; `sentences` say all.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -19,10 +21,134 @@ FEW_WORDS = 50
 """Fewer words of a tag than this say little about one neuron's effect on it."""
 
 
+Rows = pd.DataFrame
+Results = Sequence[Mapping[str, Any]]
+
+
+class Judged(NamedTuple):
+    """Each tag's own lesion under one ablation: those held against controls, and what is said of them.
+
+    Attributes:
+        tested: rows with controls and words, the largest rise first.
+        above: those that rise more than under every control.
+        sure: those whose rise stands every test that was made, corrected for all cells.
+        chance: how many would be above if key neurons were as random ones.
+    """
+
+    tested: Rows
+    above: Rows
+    sure: Rows
+    chance: float
+
+
+def lead(lesions: Rows | None, dissociations: Rows | None, probe: Results) -> list[str]:
+    """At most three sentences: what the lesions, the pairs of tags and the probe show.
+
+    Of several rankings they are about the first whose name begins with "attribution" (what the model uses), or else
+    about the first; of several ablations and scopes about the first. What was not done has no sentence.
+
+    Args:
+        lesions: as in lesions.parquet; None where it was not made, as with the others.
+        dissociations: as in dissociations.parquet.
+        probe: results as in probe.json.
+    """
+    found = []
+    names = [] if lesions is None else list(lesions["method"].unique())
+    names += [result["method"] for result in probe]
+    if not names:
+        return []
+    method = preferred(names)
+    if lesions is not None and (lesions["method"] == method).any():
+        found.append(_lesion_lead(method, lesions))
+    if dissociations is not None and (dissociations["method"] == method).any():
+        found.append(_pair_lead(dissociations[dissociations["method"] == method]))
+    results = [result for result in probe if result["method"] == method]
+    return [*found, *([_probe_lead(method, results)] if results else [])]
+
+
+def preferred(methods: Sequence[str]) -> str:
+    """The first whose name begins with "attribution", or else the first.
+
+    >>> preferred(["correlation", "attribution(scope=local)"])
+    'attribution(scope=local)'
+    """
+    return next((name for name in methods if name.startswith("attribution")), methods[0])
+
+
+def _lesion_lead(method: str, lesions: Rows) -> str:
+    rows = lesions[lesions["method"] == method]
+    scope, ablation = rows["scope"].iloc[0], rows["ablation"].iloc[0]
+    here, where = rows[rows["scope"] == scope], _where(ablation, scope)
+    draws = here.loc[here["set"] == "matched", "draw"].max()
+    if not draws > 0:
+        return (
+            f"The {method} neurons of each tag were lesioned ({where}) without matched random lesions beside them, so"
+            " nothing is claimed about what they do."
+        )
+    judged = _judged(here, ablation)
+    tests = int(lesions.loc[lesions["set"] == "key", "q_value"].notna().sum())
+    told = (
+        f"When a tag’s {method} neurons are lesioned ({where}), that tag’s loss rises more than in every one of {draws}"
+        f" matched random lesions for {len(judged.above)} of {len(judged.tested)} tags (by chance: about"
+        f" {judged.chance:.1f})"
+    )
+    plain = re.sub(r" \([^)]*\)", "", _grounds(here))
+    grounds = f"tested {plain}; q ≤ {ALPHA}, corrected for {tests:,} tests"
+    if judged.sure.empty:
+        return f"{told}; for none does the rise pass every test ({grounds})."
+    cell = judged.sure.iloc[0]
+    names = ("delta", "ci_low", "ci_high", "control_low", "control_high")
+    return (
+        "{}; for {} the rise passes every test ({}), the largest for {}: {} nats per word (95 % interval {} to {};"
+        " random lesions {} to {})."
+    ).format(told, len(judged.sure), grounds, cell["tag"], *(number(cell[name]) for name in names))
+
+
+def _pair_lead(rows: Rows) -> str:
+    first = rows[(rows["measure"] == "first") & (rows["scope"] == rows["scope"].iloc[0])]
+    first = first[first["ablation"] == first["ablation"].iloc[0]]
+    pairs = unordered_pairs(first)
+    both = pairs[pairs["verdict"].isin(["classical", "strong"])]
+    grounds = f"tested {_pair_grounds(first)}; q ≤ {ALPHA}, corrected for all pairs"
+    if both.empty:
+        return f"None of the {len(pairs)} pairs of tags is shown to dissociate both ways ({grounds})."
+    best, classical = both.iloc[0], int((pairs["verdict"] == "classical").sum())
+    return (
+        f"Of {len(pairs)} pairs of tags, {len(both)} dissociate both ways, each tag suffering more from the lesion of"
+        f" its own neurons than from that of the other’s ({grounds}), {classical} of them with the other tag shown to"
+        f" be unharmed (within {first['margin'].max():g} nats of random lesions); the clearest pair is"
+        f" {best['tag_a']} and {best['tag_b']}, by {number(best['contrast_a'])} and {number(best['contrast_b'])} nats"
+        f" per word (q = {number(best['q_value'], '.2g')})."
+    )
+
+
+def _probe_lead(method: str, results: Results) -> str:
+    def scores(name: str | None) -> str:
+        found = [result if name is None else result["baselines"].get(name, {}) for result in results]
+        return " and ".join(_percent(each.get("accuracy")) for each in found)
+
+    places = " and ".join(f"“{result['at']}”" for result in results)
+    words = " and ".join(f"{size:,}" for size in dict.fromkeys(result["test_words"] for result in results))
+    rivals = {
+        "random_neurons": "as many random neurons reach {}",
+        "most_frequent_tag": "the most frequent tag of each word {}",
+        "majority": "the most frequent tag of all {}",
+    }
+    known = [form.format(scores(name)) for name, form in rivals.items() if name in results[0]["baselines"]]
+    return (
+        f"A probe on the {method} neurons of all tags together, read at {places}, names the tags of {scores(None)} of"
+        f" {words} test words ({', '.join(known) or 'without a baseline'}; no interval was computed)."
+    )
+
+
+def _where(ablation: str, scope: str) -> str:
+    return f"{ablation} ablation" + ("" if scope == "all" else f", scope {scope}")
+
+
 def sentences(
-    lesions: pd.DataFrame | None,
-    dissociations: pd.DataFrame | None,
-    probe: Sequence[Mapping[str, Any]],
+    lesions: Rows | None,
+    dissociations: Rows | None,
+    probe: Results,
     verify: Mapping[str, Any] | None,
 ) -> list[str]:
     """What a run found: a sentence or two for each method and test, claiming no more than the tests say.
@@ -73,17 +199,12 @@ def _lesion_finding(whose: str, lesions: pd.DataFrame) -> str:
     if not draws > 0:
         return f"The {whose} were lesioned without matched controls, so nothing is claimed about the lesions."
     counts, shown, parts, largest = [], [], [], ""
-    tests = {"p_controls": "over random neurons (do the controls do it?)", "p_others": "over the other tags’ neurons"}
-    made = ["over words (is the rise zero?)", *(each for name, each in tests.items() if lesions[name].notna().any())]
-    grounds = made[0] if len(made) == 1 else ", ".join(made[:-1]) + " and " + made[-1]
     for ablation in lesions["ablation"].unique():
-        own = own_effects(with_controls(lesions, ablation))
-        tested = own[(own["controls"] > 0) & own["delta"].notna()]
-        above = tested[(tested["delta"] > tested["control_high"]) & (tested["delta"] > 0)]
-        chance = (1 / (tested["controls"] + 1)).sum()
-        counts.append(f"{len(above)} of {len(tested)} tags under {ablation} ablation (by chance: about {chance:.1f})")
-        higher = (tested["delta"] > 0) & (tested["z_control"] > 0) & tested["p_controls"].notna()
-        sure = tested[higher & (tested["q_value"] <= ALPHA)]
+        judged = _judged(lesions, ablation)
+        above, tested, sure = judged.above, judged.tested, judged.sure
+        counts.append(
+            f"{len(above)} of {len(tested)} tags under {ablation} ablation (by chance: about {judged.chance:.1f})"
+        )
         shown.append(f"{len(sure)} ({ablation})")
         shares = (100 * sure["delta_category"] / sure["delta"]).dropna()
         if len(shares):
@@ -97,11 +218,37 @@ def _lesion_finding(whose: str, lesions: pd.DataFrame) -> str:
             ).format(ablation, cell["tag"], *(number(cell[name]) for name in names))
     return (
         f"Lesioning a tag’s own {whose} raises that tag’s loss more than every one of its {draws} matched control"
-        f" lesions does, for {' and '.join(counts)}. Tested {grounds}, and"
+        f" lesions does, for {' and '.join(counts)}. Tested {_grounds(lesions)}, and"
         f" corrected for all cells, the rise is there (q ≤ {ALPHA}) for"
         f" {' and '.join(shown)}.{largest}"
         + (f" The category part of the loss holds {' and '.join(parts)}." if parts else "")
     )
+
+
+def _judged(lesions: Rows, ablation: str) -> Judged:
+    own = own_effects(with_controls(lesions, ablation))
+    tested = own[(own["controls"] > 0) & own["delta"].notna()]
+    above = tested[(tested["delta"] > tested["control_high"]) & (tested["delta"] > 0)]
+    higher = (tested["delta"] > 0) & (tested["z_control"] > 0) & tested["p_controls"].notna()
+    sure = tested[higher & (tested["q_value"] <= ALPHA)]
+    return Judged(tested, above, sure, float((1 / (tested["controls"] + 1)).sum()))
+
+
+def _grounds(lesions: Rows) -> str:
+    """What the rises were tested over, of the tests that were made."""
+    tests = {"p_controls": "over random neurons (do the controls do it?)", "p_others": "over the other tags’ neurons"}
+    made = ["over words (is the rise zero?)", *(each for name, each in tests.items() if lesions[name].notna().any())]
+    return made[0] if len(made) == 1 else ", ".join(made[:-1]) + " and " + made[-1]
+
+
+def _pair_grounds(rows: Rows) -> str:
+    """What dissociations were tested over."""
+    over_sets = rows["p_sets"].notna()
+    if over_sets.all():
+        return "over words and over sets of neurons"
+    if over_sets.any():
+        return "over words, and over sets of neurons where those can be compared"
+    return "over words only (without controls and with few tags, sets of neurons cannot be compared)"
 
 
 def _pair_finding(method: str, rows: pd.DataFrame) -> str:
@@ -113,17 +260,9 @@ def _pair_finding(method: str, rows: pd.DataFrame) -> str:
         both = verdicts.isin(["classical", "strong"]).sum()
         counts.append(f"{both} of {len(verdicts)} pairs of tags ({ablation} ablation)")
         classical.append(f"{(verdicts == 'classical').sum()} ({ablation})")
-    over_sets = whole["p_sets"].notna()
-    grounds = "over words and over sets of neurons"
-    if not over_sets.all():
-        grounds = (
-            "over words, and over sets of neurons where those can be compared"
-            if over_sets.any()
-            else ("over words only (without controls and with few tags, sets of neurons cannot be compared)")
-        )
     text = (
         f"With the {method} neurons, {' and '.join(counts)} dissociate both ways: each of the two tags suffers more"
-        f" under the lesion of its own neurons than under the lesion of the other’s, tested {grounds}"
+        f" under the lesion of its own neurons than under the lesion of the other’s, tested {_pair_grounds(whole)}"
         f" (q ≤ {ALPHA}). Classical, with the other tag shown to suffer neither more nor less than from matched"
         f" controls (within {whole['margin'].max():g} nats per word): {' and '.join(classical)}."
     )

@@ -9,22 +9,26 @@ losses of all tokens of a word are summed, and divided by the characters of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS, sample_rows
+from posneurons.display import Shown
 from posneurons.errors import AlignmentError
 from posneurons.lesions import word_losses
 from posneurons.records import Corpus
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 WORDS = 4000
 """Words that are read, in rows drawn at random."""
 
 
-@dataclass(frozen=True)
-class Fluency:
+@dataclass(frozen=True, repr=False)
+class Fluency(Shown):
     """Losses in nats per character.
 
     Attributes:
@@ -43,6 +47,12 @@ class Fluency:
     def knows(self) -> bool:
         """Whether the model does better than token frequencies."""
         return self.model < self.unigram
+
+    def figure(self) -> go.Figure:
+        """Loss per character of the model beside that of token frequencies."""
+        from posneurons.effect_figures import per_character
+
+        return per_character(self.model, self.unigram, self.words, self.characters)
 
 
 def fluency(

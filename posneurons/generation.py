@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS
@@ -136,6 +137,7 @@ def generate(
     sampling: Sampling | None = None,
     stop: Collection[int] = (),
     batch_tokens: int = BATCH_TOKENS,
+    progress: bool = False,
 ) -> tuple[tuple[Ids, ...], ...]:
     """What a model writes after each beginning, as token ids; the beginnings are left out.
 
@@ -148,6 +150,7 @@ def generate(
         sampling: how tokens are drawn; None for `Sampling()`.
         stop: tokens that end a text, and are left out.
         batch_tokens: size of a batch, padding included.
+        progress: show a bar.
 
     Returns:
         For each beginning its continuations, in order.
@@ -164,11 +167,14 @@ def generate(
     _check(beginnings, info, sampling)
     groups = [[_Row(start, n, sampling.seed) for n in range(sampling.continuations)] for start in beginnings]
     rows = [row for group in groups for row in group]
-    for batch in batched(rows, [row.start + sampling.tokens for row in rows], batch_tokens):
-        for _ in range(sampling.tokens):
-            going = [row for row in batch if not row.ended]
-            if going:
-                _write(model, going, change, sampling, stop)
+    total = len(rows) * sampling.tokens
+    with tqdm(total=total, desc="writing", unit="token", leave=None, disable=not progress) as bar:
+        for batch in batched(rows, [row.start + sampling.tokens for row in rows], batch_tokens):
+            for _ in range(sampling.tokens):
+                going = [row for row in batch if not row.ended]
+                if going:
+                    _write(model, going, change, sampling, stop)
+                bar.update(len(batch))
     return tuple(tuple(tuple(row.ids[row.start :]) for row in group) for group in groups)
 
 

@@ -9,7 +9,7 @@ the loss when a graft is set to 0, not what it was made for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +48,7 @@ class _Plan(NamedTuple):
 class _Inputs:
     """Sums of the normalised residual before every MLP over words, per half of the sentences, in float64."""
 
-    def __init__(self, model: Any, corpus: Corpus, at: At, tokens: int) -> None:
+    def __init__(self, model: Any, corpus: Corpus, at: At, how: Mapping[str, Any]) -> None:
         info = models.describe(model)
         self._norms = [_norm_weight(block.ln2, info.d_model) for block in model.blocks]
         self._tags = torch.from_numpy(corpus.word_tag)
@@ -60,7 +60,7 @@ class _Inputs:
         unread = np.setdiff1d(np.arange(len(corpus)), corpus.readable(at))
         for word in unread:
             self.counts[self._half[word], self._tags[word]] -= 1
-        stream(model, corpus, self._add, at=(at,), hook=_input_name, tokens=tokens)
+        stream(model, corpus, self._add, at=(at,), hook=_input_name, **how)
         begin = models.run_with_cache(
             model, torch.tensor([[corpus.bos]], device=info.device), [_input_name(la) for la in range(info.n_layers)]
         )
@@ -152,6 +152,7 @@ def graft(
     at: At = "predict",
     seed: int = 0,
     tokens: int = BATCH_TOKENS,
+    progress: bool = False,
 ) -> Planted:
     """A copy of a gated model with neurons appended for some tags, and what each is measured to do on "test".
 
@@ -170,6 +171,7 @@ def graft(
         at: where words are read: "predict", since it is the word's own tokens that grafts raise.
         seed: of layers and halves.
         tokens: size of a batch.
+        progress: show bars.
 
     Returns:
         The new model. `truth` holds the grafts that lower the loss of their own tag; those that were meant to
@@ -184,10 +186,11 @@ def graft(
     numbers = [corpus.tags.index(tag) for tag in tags]
     plans = _plan(info.n_layers, info.d_mlp, numbers, per_tag, decoys_per_tag, seed)
     width = max(plan.unit for plan in plans) + 1
-    inputs, towards = _Inputs(model, train, at, tokens), _directions(model, train, at)
+    how: dict[str, Any] = {"tokens": tokens, "progress": progress}
+    inputs, towards = _Inputs(model, train, at, how), _directions(model, train, at)
     added = _added(inputs, towards * _step(model, train, gain), plans, info.d_mlp, width)
     grown = _grow(model, added, width)
-    return _measured(grown, corpus, plans, tags, info.d_mlp, at, tokens)
+    return _measured(grown, corpus, plans, tags, info.d_mlp, at, how)
 
 
 def _check(model: Any, corpus: Corpus, tags: Sequence[str], at: At) -> None:
@@ -276,11 +279,11 @@ def _apart(mlp: Any, old: int) -> Any:
 
 
 def _measured(
-    model: Any, corpus: Corpus, plans: Sequence[_Plan], tags: Sequence[str], first: int, at: At, tokens: int
+    model: Any, corpus: Corpus, plans: Sequence[_Plan], tags: Sequence[str], first: int, at: At, how: Mapping[str, Any]
 ) -> Planted:
     """Sort grafts by what setting them to 0 does to the test words of their own tag."""
     used = [plan for plan in plans if plan.used]
-    alone = _rises(model, corpus.split("test"), [NeuronSet.from_pairs([plan[:2]]) for plan in used], tokens)
+    alone = _rises(model, corpus.split("test"), [NeuronSet.from_pairs([plan[:2]]) for plan in used], how)
     helps = {plan: rise[plan.tag] > 0 for plan, rise in zip(used, alone, strict=True)}
     number = corpus.tags.index
     truth = {tag: NeuronSet.from_pairs(plan[:2] for plan in used if plan.tag == number(tag) and helps[plan])
@@ -298,16 +301,18 @@ def _measured(
         corpus=corpus,
         at=at,
         truth=truth,
-        effect=_rises(model, corpus.split("test"), list(truth.values()), tokens),
+        effect=_rises(model, corpus.split("test"), list(truth.values()), how),
         decoys={"read_only": NeuronSet.parse([]).union(*copies.values())},
         copies=copies,
         ignored=NeuronSet.from_pairs(pair for pair in appended if pair not in taken),
     )
 
 
-def _rises(model: Any, corpus: Corpus, sets: Sequence[NeuronSet], tokens: int) -> Float[ndarray, "lesion tag"]:
+def _rises(
+    model: Any, corpus: Corpus, sets: Sequence[NeuronSet], how: Mapping[str, Any]
+) -> Float[ndarray, "lesion tag"]:
     """Rise of each tag's mean loss when a set is 0; NaN for a tag without words."""
-    found = lesions.word_losses(model, corpus, [Condition(neurons) for neurons in sets], tokens=tokens)
+    found = lesions.word_losses(model, corpus, [Condition(neurons) for neurons in sets], **how)
     member = corpus.word_tag[found.words][:, None] == np.arange(len(corpus.tags))
     with np.errstate(invalid="ignore", divide="ignore"):
         rises: ndarray = found.rises() @ member / member.sum(0)

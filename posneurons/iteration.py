@@ -23,10 +23,12 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from posneurons import models, significance
 from posneurons.ablations import Edit, parse
 from posneurons.activations import BATCH_TOKENS
+from posneurons.display import Shown
 from posneurons.dissociation import crawford_howell_p
 from posneurons.errors import NeuronError
 from posneurons.fills import Condition, Fill
@@ -39,10 +41,11 @@ from posneurons.workflow import rank
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
-@dataclass(frozen=True)
-class Round:
+@dataclass(frozen=True, repr=False)
+class Round(Shown):
     """One round of one tag.
 
     Attributes:
@@ -68,8 +71,8 @@ class Round:
     controls: Float[ndarray, "draw tag"]
 
 
-@dataclass(frozen=True)
-class Iterations:
+@dataclass(frozen=True, repr=False)
+class Iterations(Shown):
     """Rounds of ranking and lesioning of some tags.
 
     Attributes:
@@ -98,6 +101,12 @@ class Iterations:
         import pandas as pd
 
         return pd.DataFrame([self._row(each) for each in self.rounds])
+
+    def figure(self) -> go.Figure:
+        """Rise of each tag's own loss by the rounds lesioned together, beside random sets."""
+        from posneurons.effect_figures import rounds
+
+        return rounds(self.to_frame())
 
     def _row(self, each: Round) -> dict[str, object]:
         own = self.tags.index(each.lesion)
@@ -238,22 +247,32 @@ def iterate(
     bench = workbench or Workbench(model, corpus, split=split, seed=seed, tokens=tokens, progress=progress)
     how: dict[str, Any] = {"at": at, "seed": seed, "tokens": tokens, "progress": progress}
     words = np.bincount(bench.test.word_tag[bench.test.readable("predict")], minlength=len(bench.test.tags))
-    intact = rank(model, corpus, method, **how)
+    bar = tqdm(desc=f"rounds of {method}", unit="ranking", disable=not progress)
+    intact = _counted(bar, rank(model, corpus, method, **how))
     names = [tag for tag, n in zip(intact.tags, words, strict=True) if n and len(intact.order(tag))]
     found: dict[str, list[NeuronSet]] = {}
-    for tag in names if tags is None else tags:
+    chosen = names if tags is None else list(tags)
+    bar.total = 1 + len(chosen) * (rounds - 1)
+    for tag in chosen:
         found[tag] = [_best(intact, tag, k, NeuronSet.parse([]))]
         while len(found[tag]) < rounds:
             gone = found[tag][0].union(*found[tag][1:])
             with lesioned(model, gone, bench.fills(edit, gone)[0]):
-                again = rank(model, corpus, method, **how)
+                again = _counted(bar, rank(model, corpus, method, **how))
             found[tag].append(_best(again, tag, k, gone))
+    bar.close()
     unions = {tag: sets[0].union(*sets[1:]) for tag, sets in found.items()}
     random = bench.matched(unions, edit, controls, control)
     measured: list[Round] = []
-    for tag, sets in found.items():
+    for tag, sets in tqdm(found.items(), desc="lesions of the rounds", unit="tag", disable=not progress):
         measured += _measured(bench, edit, intact, tag, sets, random[tag], draws, cluster)
     return Iterations(intact.method, str(edit), k, bench.test.tags, words, tuple(measured))
+
+
+def _counted(bar: Any, ranking: Ranking) -> Ranking:
+    """The ranking, once the bar has moved by one."""
+    bar.update()
+    return ranking
 
 
 def _best(ranking: Ranking, tag: str, k: int, gone: NeuronSet) -> NeuronSet:

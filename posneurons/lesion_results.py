@@ -26,6 +26,7 @@ from posneurons.errors import RunError
 from posneurons.neurons import NeuronSet
 from posneurons.significance import intersection_union
 from posneurons.verdicts import MEASURED, PAIRED, TESTED, Summary, correct, judge, summarise, with_sets
+from posneurons.views import LesionView
 from posneurons.words import ALPHA, Correction, Measure, SetKind
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Losses(NamedTuple):
     lesioned: Float[ndarray, "condition word"]
 
 
-@dataclass(frozen=True)
-class LesionResult:
+@dataclass(frozen=True, repr=False)
+class LesionResult(LesionView):
     """Loss of every scored word, intact and under every lesion.
 
     Attributes:

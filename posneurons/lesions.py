@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from posneurons import memory, models
 from posneurons.activations import BATCH_TOKENS, Batch, WordIndex, batches, check_fits
+from posneurons.display import Shown
 from posneurons.errors import AlignmentError
 from posneurons.fills import Condition, Fill, make_fills
 from posneurons.forks import Forks
@@ -31,6 +32,9 @@ from posneurons.reads import Reads, Trunk
 from posneurons.records import Corpus
 from posneurons.words import Ablation, Measure, Scope
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 INTACT = -1
 """The number under which the intact run is handed out."""
 
@@ -38,8 +42,8 @@ Consumer = Callable[[Int[ndarray, " word"], list[int], Float[ndarray, "measure c
 """Called as consumer(words, numbers, losses): numbers of words in the corpus and of conditions (`INTACT` for none)."""
 
 
-@dataclass(frozen=True)
-class WordLosses:
+@dataclass(frozen=True, repr=False)
+class WordLosses(Shown):
     """Losses of the scored words, in nats, float32.
 
     Attributes:
@@ -60,6 +64,21 @@ class WordLosses:
         """How much more each word costs under each condition, float64."""
         number = self.measures.index(measure)
         return np.asarray(self.lesioned[number].astype(np.float64) - self.intact[number])
+
+    def figure(self, names: Sequence[str] = (), *, measure: Measure = "first") -> go.Figure:
+        """How much more words cost under each condition: mean, quartiles, and the middle nine tenths.
+
+        Args:
+            names: of the conditions; their numbers by default.
+            measure: which loss.
+
+        Raises:
+            PosNeuronsError: where there is no condition or no word.
+        """
+        from posneurons.effect_figures import by_condition
+
+        rises = self.rises(measure)
+        return by_condition(rises, names or [str(number) for number in range(len(rises))])
 
 
 def word_losses(
@@ -141,7 +160,7 @@ def stream_losses(
     budget, notes = _planned(model, corpus, forks, tokens)
     forks.limit(budget)
     total = (len(conditions) + 1) * len(corpus.tokens)
-    with tqdm(total=total, desc="lesions", unit="token", unit_scale=True, disable=not progress) as bar:
+    with tqdm(total=total, desc="lesions", unit="token", unit_scale=True, leave=None, disable=not progress) as bar:
         for batch in word_batches(model, corpus, measures, where, budget):
             for part, trunk in _trunks(forks, batch):
                 consume(part.words, [INTACT], part.of_words(trunk.losses[:, None], measures))

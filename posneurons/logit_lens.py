@@ -102,7 +102,9 @@ def dynamic_logit_attribution(
     info, norm, index = models.describe(model), final_norm(model), WordIndex(corpus, at)
     state = MomentAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device)
     total = len(corpus.tokens) + corpus.n_rows
-    with tqdm(total=total, desc="logit attribution", unit="token", unit_scale=True, disable=not progress) as bar:
+    with tqdm(
+        total=total, desc="logit attribution", unit="token", unit_scale=True, leave=None, disable=not progress
+    ) as bar:
         for batch in batches(corpus, info.device, tokens):
             words = index.of(batch.rows)
             tags = torch.from_numpy(corpus.word_tag[words]).to(info.device)

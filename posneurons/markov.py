@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from posneurons.display import Shown
 from posneurons.records import Corpus
 
 
-@dataclass(frozen=True)
-class MarkovSource:
+@dataclass(frozen=True, repr=False)
+class MarkovSource(Shown):
     """Sentences whose tags are a Markov chain; a word depends on its tag alone, and each tag has words of its own.
 
     Token 0 is BOS; word r of tag k is token 1 + k * len(zipf) + r. A sentence begins with a tag of the stationary

@@ -9,18 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from posneurons.display import Shown
 from posneurons.errors import NeuronError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 _NAME = re.compile(r"L([0-9]{1,9})N([0-9]{1,9})")  # nine digits fit into int64, and no model has more
 
 
-@dataclass(frozen=True)
-class NeuronSet:
+@dataclass(frozen=True, repr=False)
+class NeuronSet(Shown):
     """Distinct neurons in the order in which they were given (best first, where they come from a ranking).
 
     >>> found = NeuronSet.parse(["L1N7", "L0N3"])
@@ -91,6 +96,25 @@ class NeuronSet:
     def layer_profile(self, n_layers: int) -> Int[ndarray, " layer"]:
         """How many of the neurons lie in each layer."""
         return np.bincount(self.layers, minlength=n_layers)
+
+    def figure(self, n_layers: int | None = None) -> go.Figure:
+        """How many of the neurons lie in each layer.
+
+        Args:
+            n_layers: of the model; None for the layers up to the last one in the set.
+
+        Raises:
+            NeuronError: where a neuron lies beyond the model's layers.
+        """
+        from posneurons.ranking_figures import set_profile
+
+        last = int(self.layers.max(initial=0))
+        if n_layers is not None and last >= n_layers:
+            raise NeuronError(
+                f"a set of neurons: one lies in layer {last}, but n_layers={n_layers}; "
+                "were they found in another model?"
+            )
+        return set_profile(self.layers.tolist(), self.names, last + 1 if n_layers is None else n_layers)
 
     def union(self, *others: NeuronSet) -> NeuronSet:
         """The neurons of this set and of the others, each once, in order of first appearance."""

@@ -67,6 +67,7 @@ Margin = Annotated[float, typer.Option(help="Nats within which an effect counts 
 CorrectionOf = Annotated[str, typer.Option("--correction", help="False discovery rate by 'bh' or 'by'.")]
 LesionWords = Annotated[int, typer.Option(help="Test words to lesion, in sentences drawn at random; 0 for all.")]
 KeepLosses = Annotated[bool, typer.Option("--keep-losses", help="Write the loss of every word under every lesion.")]
+Pages = Annotated[int, typer.Option(help="Neurons of each tag and ranking that get a page of their own.")]
 Neurons = Annotated[str | None, typer.Option(help='Key neurons to use instead of a ranking: {"TAG": ["L3N12", ...]}.')]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
@@ -96,6 +97,13 @@ TopK = Annotated[int | None, typer.Option(help="Draw among so many of the most l
 RandomSets = Annotated[int, typer.Option("--controls", help="Matched random sets, changed in the same way.")]
 TaggerOf = Annotated[str, typer.Option("--tagger", help="simple (trained on the treebank) or stanza.")]
 Language = Annotated[str, typer.Option(help="Stanza's code of the language, such as en, de or zh-hans.")]
+
+RunDirectory = Annotated[Path | None, typer.Argument(help="A run directory.")]
+OfRun = Annotated[Path, typer.Option("--out", help="The same, as for the other commands.")]
+Figures = Annotated[
+    list[str],
+    typer.Option("--figures", help="Also write every figure to figures/, as svg, pdf or png. Repeatable."),
+]
 
 Texts = Annotated[list[Path], typer.Argument(help="Text files in UTF-8; each is a document.")]
 Tagged = Annotated[Path, typer.Option("--out", help="The file to write, in CoNLL-U.")]

@@ -33,9 +33,11 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS, TokenStatistics, token_statistics
+from posneurons.display import Shown
 from posneurons.errors import NeuronError, PosNeuronsError
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
@@ -43,6 +45,7 @@ from posneurons.weights import FinalNorm, final_norm, output_weights, vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 FlagKind = Literal["massive", "frequency", "entropy"]
 """Why a neuron is flagged."""
@@ -78,8 +81,8 @@ class Thresholds:
     logit_variance: float = 0.5
 
 
-@dataclass(frozen=True)
-class Flags:
+@dataclass(frozen=True, repr=False)
+class Flags(Shown):
     """Which neurons stand out, by kind, and what was measured; NaN where undefined, as for a neuron that writes 0.
 
     Attributes:
@@ -131,6 +134,21 @@ class Flags:
             {"layer": where[0], "neuron": where[1], "kinds": kinds}
             | {name: getattr(self, name)[where] for name in measured}
         )
+
+    def figure(self) -> go.Figure:
+        """The flagged neurons by layer, a row for each kind, and how far they are beyond its threshold."""
+        from posneurons.ranking_figures import flagged
+
+        measured = {"massive": "loudness", "frequency": "correlation", "entropy": "norm"}
+        limit = self.thresholds.frequency
+        thresholds = {
+            "massive": [self.thresholds.massive],
+            "frequency": [-limit, limit],
+            "entropy": [self.thresholds.norm],
+        }
+        frame = self.to_frame()
+        frames = {kind: frame[[kind in kinds.split() for kinds in frame["kinds"]]] for kind in get_args(FlagKind)}
+        return flagged(frames, measured, thresholds, len(self.massive))
 
 
 class _Reading(NamedTuple):
@@ -186,7 +204,8 @@ def flags(
     info = models.describe(model)
     norm = final_norm(model)
     reading = _reading(model, norm, _log_frequency(corpus, info.d_vocab, smoothing, info.device))
-    measured = [_measure(model, norm, reading, layer) for layer in range(info.n_layers)]
+    layers = tqdm(range(info.n_layers), desc="outliers", unit="layer", leave=None, disable=not progress)
+    measured = [_measure(model, norm, reading, layer) for layer in layers]
     size, share, variance, correlation = (np.stack(each) for each in zip(*measured, strict=True))
     loudness = _over_median(statistics.max_abs.double().cpu().numpy() * size)
     ratio, spread = _over_median(size), _over_median(variance)

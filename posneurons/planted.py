@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,11 +19,15 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from posneurons import models
+from posneurons.display import Shown
 from posneurons.errors import NeuronError
 from posneurons.markov import MarkovSource, expected_lesion_matrix, expected_rise, markov_source
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
 from posneurons.words import At
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 CONSTANT = 2.0**20
 """The constant of the residual stream; its square swallows the others in float32, so norms are linear exactly."""
@@ -35,8 +39,8 @@ NEVER = -100.0
 """Logit of BOS, which is never predicted."""
 
 
-@dataclass(frozen=True)
-class Planted:
+@dataclass(frozen=True, repr=False)
+class Planted(Shown):
     """A model of which is known what some neurons do.
 
     Attributes:
@@ -65,6 +69,12 @@ class Planted:
     redundant: Mapping[str, NeuronSet] = field(default_factory=dict)
     ignored: NeuronSet = field(default_factory=lambda: NeuronSet.parse([]))
     source: MarkovSource | None = None
+
+    def figure(self) -> go.Figure:
+        """What lesions of each tag's neurons do, known beforehand."""
+        from posneurons.effect_figures import expected
+
+        return expected(self.effect, tuple(self.truth), self.corpus.tags)
 
 
 class _Tokenizer:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
+from tqdm.auto import tqdm
 
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS, cache_activations, sample_rows
@@ -153,8 +154,12 @@ def fit_probe(
     train = _side(model, everything, both, at, max_words, rng, **how)
     test = _side(model, corpus.split("test"), both, at, None, rng, **how)
 
+    bar = tqdm(total=4 if at == "predict" else 3, desc=f"{probe} probes", unit="probe", disable=not progress)
+
     def probed(columns: list[int], tags: ndarray, true: ndarray) -> Scores:
-        return judge(true, CLASSIFIERS[probe](train.values[:, columns], tags, test.values[:, columns]), corpus.tags)
+        found = judge(true, CLASSIFIERS[probe](train.values[:, columns], tags, test.values[:, columns]), corpus.tags)
+        bar.update()
+        return found
 
     words = everything.readable(at)
     forms, tags = everything.word_form[words], everything.word_tag[words]
@@ -166,6 +171,8 @@ def fit_probe(
     }
     if at == "predict":
         baselines["control_task_next_word"] = probed(key, *control_tags(train.forms, train.tags, test.forms, rng))
+    scores = probed(key, train.tags, test.tags)
+    bar.close()
     return ProbeResult(
         method=method,
         at=at,
@@ -173,7 +180,7 @@ def fit_probe(
         classes=corpus.tags,
         train_words=len(train.tags),
         test_words=len(test.tags),
-        scores=probed(key, train.tags, test.tags),
+        scores=scores,
         baselines=baselines,
         probe=probe,
     )
@@ -255,7 +262,7 @@ def cross(
     control = control_tags(train.read, train.tags, test.read, rng)
     place = {name: number for number, name in enumerate(everyone.names)}
     rows = []
-    for ranking, k, name, neurons in sets:
+    for ranking, k, name, neurons in tqdm(sets, desc="probes", unit="set", disable=not progress):
         columns = [place[each] for each in neurons.names]
         said = {"method": ranking.method, "ranked_at": ranking.at, "at": at, "k": k, "neurons": name}
         sizes = {"train_words": len(train.tags), "test_words": len(test.tags)}

@@ -16,16 +16,18 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from posneurons.display import Shown
 from posneurons.errors import AlignmentError, NeuronError
 from posneurons.neurons import NeuronSet
+from posneurons.views import ActivationsView, CorpusView, HistogramsView, MomentsView, RankingView
 from posneurons.words import At, Context, Per, Units
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Corpus:
+@dataclass(frozen=True, repr=False)
+class Corpus(CorpusView):
     """Words aligned with tokens.
 
     A row is what the model reads at once: BOS and the tokens of one sentence, or of a stretch of a document, or of a
@@ -165,8 +167,8 @@ class Corpus:
 _WORD_ARRAYS = tuple(each.name for each in fields(Corpus) if each.name.startswith("word_"))
 
 
-@dataclass(frozen=True)
-class TagMoments:
+@dataclass(frozen=True, repr=False)
+class TagMoments(MomentsView):
     """Count, mean and centred sum of squares of every neuron for every tag.
 
     Counts are int64, moments float64. A tag without words has count 0, and its mean and m2 are 0 and mean nothing.
@@ -179,8 +181,8 @@ class TagMoments:
     m2: Float[ndarray, "tag layer neuron"]
 
 
-@dataclass(frozen=True)
-class TagHistograms:
+@dataclass(frozen=True, repr=False)
+class TagHistograms(HistogramsView):
     """How often each neuron's value fell between two edges, for every tag.
 
     Bin b holds edges[b - 1] <= value < edges[b]; the first bin is open below, the last above. Edges ascend and are
@@ -194,8 +196,8 @@ class TagHistograms:
     bins: Int[ndarray, "tag layer neuron bin"]
 
 
-@dataclass(frozen=True)
-class Scored:
+@dataclass(frozen=True, repr=False)
+class Scored(Shown):
     """What a method that runs the model gives: scores, NaN where undefined, and the words of each tag behind them."""
 
     scores: Float[ndarray, "tag layer neuron"]
@@ -207,8 +209,8 @@ class Scored:
         return replace(self, notes={**self.notes, **notes})
 
 
-@dataclass(frozen=True)
-class Ranking:
+@dataclass(frozen=True, repr=False)
+class Ranking(RankingView):
     """Scores of every neuron for every tag by one method; NaN where undefined.
 
     `signed` says whether neurons are ordered by the score or by its distance from `neutral`, what a neuron that has
@@ -261,8 +263,16 @@ class Ranking:
             found[tag] = NeuronSet.from_flat(np.concatenate([group[:k] for group in groups]), n_units)
         return found
 
-    def to_frame(self, k: int | None = None, *, last: int = 0) -> pd.DataFrame:
-        """Columns method, at, tag, layer, neuron, score, rank (from 1); of each tag the k best and `last`, or all."""
+    def to_frame(
+        self, k: int | None = None, *, last: int = 0, also: Mapping[str, NeuronSet] | None = None
+    ) -> pd.DataFrame:
+        """Columns method, at, tag, layer, neuron, score, rank (from 1).
+
+        Args:
+            k: keep so many of the best of each tag; all by default.
+            last: and so many of the last.
+            also: and these neurons of each tag, wherever they stand; those without a score are not there.
+        """
         import pandas as pd
 
         n_units = self.scores.shape[2]
@@ -271,6 +281,8 @@ class Ranking:
             order = self.order(tag)
             ranks = np.arange(1, len(order) + 1)
             kept = (ranks <= (len(order) if k is None else k)) | (ranks > len(order) - last)
+            if also is not None and tag in also:
+                kept |= np.isin(order, also[tag].flat(n_units))
             order, ranks = order[kept], ranks[kept]
             frames.append(
                 pd.DataFrame(
@@ -288,8 +300,8 @@ class Ranking:
         return pd.concat(frames, ignore_index=True)
 
 
-@dataclass(frozen=True)
-class Activations:
+@dataclass(frozen=True, repr=False)
+class Activations(ActivationsView):
     """Activations of chosen neurons at the words of a corpus; row i belongs to word `word[i]` of that corpus."""
 
     neurons: NeuronSet

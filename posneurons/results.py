@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 from jaxtyping import Int
 from numpy import ndarray
 
+from posneurons.display import Shown
+from posneurons.errors import RunError
 from posneurons.neurons import NeuronSet
 from posneurons.words import At
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
-@dataclass(frozen=True)
-class Scores:
+@dataclass(frozen=True, repr=False)
+class Scores(Shown):
     """How well predicted tags agree with the true ones; `confusion` has true tags as rows."""
 
     accuracy: float
@@ -34,8 +37,8 @@ class Scores:
         }
 
 
-@dataclass(frozen=True)
-class ProbeResult:
+@dataclass(frozen=True, repr=False)
+class ProbeResult(Shown):
     """A probe's scores on the test words, beside those of its baselines.
 
     `selectivity` is accuracy minus that of the control task (Hewitt and Liang 2019, arXiv:1909.03368); `probe` is the
@@ -71,6 +74,26 @@ class ProbeResult:
             "selectivity": self.selectivity,
             "baselines": {name: scores.to_dict() for name, scores in self.baselines.items()},
         }
+
+    def figure(self, kind: str = "scores") -> go.Figure:
+        """How well tags are read.
+
+        Args:
+            kind: "scores": accuracy and macro-F1 beside the baselines; "tags": the F1 of each tag beside theirs;
+                "confusion": which tags are read as which.
+
+        Raises:
+            RunError: where there is no such kind.
+        """
+        from posneurons import agreement_figures, figures
+
+        if kind == "scores":
+            return figures.probe_bars([self.to_dict()])
+        if kind == "tags":
+            return agreement_figures.f1_by_tag(self.to_frame())
+        if kind == "confusion":
+            return figures.confusion(self.to_dict())
+        raise RunError(f"probe: no figure {kind!r}; expected scores, tags or confusion")
 
     def to_frame(self) -> pd.DataFrame:
         """Accuracy, macro-F1 and the F1 of each tag: one row for the probe and one for each baseline."""

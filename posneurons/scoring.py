@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,17 +20,22 @@ from scipy.stats import rankdata
 
 from posneurons import models, workflow
 from posneurons.activations import BATCH_TOKENS, batches
+from posneurons.display import Shown
 from posneurons.errors import PosNeuronsError
 from posneurons.neurons import NeuronSet
 from posneurons.planted import Planted
 from posneurons.records import Corpus, Ranking
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
 Scoreable = str | Callable[[Any, Corpus], Ranking]
 """A name as `rank` takes it, or a function of (model, corpus); it ranks on the split "train" by its own choice."""
 
 
-@dataclass(frozen=True)
-class MethodScore:
+@dataclass(frozen=True, repr=False)
+class MethodScore(Shown):
     """How one method does on one planted model; arrays have one entry for each of `tags`.
 
     Attributes:
@@ -69,6 +74,21 @@ class MethodScore:
             "passes": self.passes,
         }
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row per tag: method, planted, tag, auroc, precision, recall, and a column for each kind of decoy."""
+        import pandas as pd
+
+        measured = {"auroc": self.auroc, "precision": self.precision, "recall": self.recall}
+        decoys = {f"decoys: {kind}": values for kind, values in self.decoy_auroc.items()}
+        return pd.DataFrame({"method": self.method, "planted": self.planted, "tag": self.tags, **measured, **decoys})
+
+    def figure(self) -> go.Figure:
+        """How well each tag's neurons are found, and how far decoys take the method in."""
+        from posneurons.agreement_figures import found
+
+        columns = {"AUROC": self.auroc, "precision": self.precision, "recall": self.recall}
+        return found(self.tags, columns, self.decoy_auroc)
+
 
 def auroc(
     scores: Float[ndarray, " neuron"], wanted: Bool[ndarray, " neuron"], others: Bool[ndarray, " neuron"]
@@ -92,6 +112,7 @@ def score_method(
     k: int | None = None,
     seed: int = 0,
     tokens: int = BATCH_TOKENS,
+    progress: bool = False,
     **options: Any,
 ) -> MethodScore:
     """Rank a planted model's neurons by a method and compare with what is known.
@@ -105,6 +126,7 @@ def score_method(
         k: how many of the best are looked at; None is the number of the tag's neurons.
         seed: of what a named method draws.
         tokens: size of a named method's batch.
+        progress: show the bars of a named method.
         **options: of a named method.
 
     Raises:
@@ -115,9 +137,8 @@ def score_method(
     if callable(method):
         ranking = method(planted.model, planted.corpus)
     else:
-        ranking = workflow.rank(
-            planted.model, planted.corpus, method, at=planted.at, seed=seed, tokens=tokens, **options
-        )
+        how: dict[str, Any] = {"at": planted.at, "seed": seed, "tokens": tokens, "progress": progress, **options}
+        ranking = workflow.rank(planted.model, planted.corpus, method, **how)
     seconds = time.perf_counter() - begin
     _check(ranking, planted)
     rows = [_score_tag(ranking, planted, tag, k) for tag in planted.truth]

@@ -9,8 +9,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
+from posneurons.display import Shown
 from posneurons.errors import TreebankError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 UNTAGGED = "_"
 """The tag of a word that has none; the alignment leaves such words out and counts them."""
@@ -41,8 +46,8 @@ class Word:
     shared: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Sentence:
+@dataclass(frozen=True, slots=True, repr=False)
+class Sentence(Shown):
     """A sentence: its text as the model will read it, and its words in order.
 
     `multiword` are the stretches of words that are written as one token ("don't", "im"), as half-open ranges; `after`
@@ -58,8 +63,8 @@ class Sentence:
     after: str = " "
 
 
-@dataclass(frozen=True)
-class Treebank:
+@dataclass(frozen=True, repr=False)
+class Treebank(Shown):
     """Tagged sentences from one source.
 
     `tagset` says which column the tags are ("upos", "xpos" or the name of a feature); `sha256` is the digest of the
@@ -95,6 +100,12 @@ class Treebank:
         words, fused = sum(len(s.words) for s in self), sum(len(s.multiword) for s in self)
         joined = sum(last - first for s in self for first, last in s.multiword)
         return {"sentences": len(self), "tokens": words - joined + fused, "words": words, "multiword": fused}
+
+    def figure(self) -> go.Figure:
+        """The words of each tag and split. Raises TreebankError where there is none."""
+        from posneurons.corpus_figures import words_by_tag
+
+        return words_by_tag({name: self.split(name).tag_counts() for name in self.splits})
 
     def tag_counts(self) -> Counter[str]:
         """Number of words of each tag."""

@@ -30,11 +30,13 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from posneurons.agreement import pearson
+from posneurons.display import Shown
 from posneurons.errors import PosNeuronsError
 from posneurons.records import TagMoments
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 _CHUNK = 1000
 """Permutations made at once."""
@@ -43,8 +45,8 @@ By = Literal["lesion", "measured"]
 """Whose profile a lesion matrix gives: that of the lesioned tags (rows) or of the measured ones (columns)."""
 
 
-@dataclass(frozen=True)
-class Dissimilarity:
+@dataclass(frozen=True, repr=False)
+class Dissimilarity(Shown):
     """How unlike each two tags are: 1 - r of their profiles, 0 (the same) to 2; NaN where undefined.
 
     `what` names the measurement. The matrix is symmetric, and its diagonal 0.
@@ -73,6 +75,20 @@ class Dissimilarity:
             a, b = (tags[number] for number in np.argwhere(np.isnan(part))[0])
             raise PosNeuronsError(f"{self.what}: the dissimilarity of {a} and {b} is undefined; leave one of them out")
         return part
+
+    def figure(self) -> go.Figure:
+        """The matrix, like tags side by side, with the tree that orders them; no tree where a pair is undefined."""
+        import pandas as pd
+
+        from posneurons.similarity_figures import tag_tree
+
+        try:
+            tree = cluster(self)
+        except PosNeuronsError:  # too few tags, or an undefined pair: the matrix as it is, with gaps
+            return tag_tree(
+                self.values, self.tags, self.tags, pd.DataFrame(columns=["left", "right", "height", "size"])
+            )
+        return tag_tree(self.values, self.tags, tree.leaves, tree.merges)
 
     def to_frame(self) -> pd.DataFrame:
         """The matrix, tags as rows and columns."""
@@ -159,8 +175,8 @@ def activation_profiles(moments: TagMoments) -> Dissimilarity:
     return from_profiles(f"activations at {moments.at}", moments.tags, profiles)
 
 
-@dataclass(frozen=True)
-class Tree:
+@dataclass(frozen=True, repr=False)
+class Tree(Shown):
     """Tags joined step by step, the least unlike first (average linkage).
 
     Attributes:
@@ -176,6 +192,12 @@ class Tree:
     leaves: tuple[str, ...]
     merges: pd.DataFrame
     fit: float
+
+    def figure(self) -> go.Figure:
+        """The tree: which tags meet, and at which dissimilarity."""
+        from posneurons.similarity_figures import tree
+
+        return tree(self.leaves, self.merges, self.fit)
 
 
 def cluster(dissimilarity: Dissimilarity) -> Tree:

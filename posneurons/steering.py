@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS
+from posneurons.display import Shown
 from posneurons.errors import ModelError, PosNeuronsError
 from posneurons.generation import Change, ChangeKind, Ids, Sampling, generate, loss_per_token
 from posneurons.neurons import NeuronSet
@@ -28,13 +29,14 @@ from posneurons.taggers import Tagger, spans
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 PROMPTS = ("The", "It was", "I think that", "She said", "We have", "There is a", "In the morning", "When they")
 """Beginnings that leave open what follows."""
 
 
-@dataclass(frozen=True)
-class Steered:
+@dataclass(frozen=True, repr=False)
+class Steered(Shown):
     """Texts that a model wrote.
 
     Attributes:
@@ -52,8 +54,8 @@ class Steered:
     sampling: Sampling
 
 
-@dataclass(frozen=True)
-class TagShift:
+@dataclass(frozen=True, repr=False)
+class TagShift(Shown):
     """Which tags a model writes when neurons are changed, beside the intact model and changed random sets.
 
     A condition is the intact model, the set in question, or one of the random sets, in this order.
@@ -124,6 +126,12 @@ class TagShift:
         frame.loc[key, "p_value"] = self.p_values
         return frame
 
+    def figure(self) -> go.Figure:
+        """How far each tag's share of the written words moves, beside the random sets."""
+        from posneurons.effect_figures import shift
+
+        return shift(self.to_frame())
+
     def texts_frame(self) -> pd.DataFrame:
         """One row per text: set, draw, prompt, number of the continuation, and the continuation."""
         import pandas as pd
@@ -188,6 +196,7 @@ def steer(
     top_k: int | None = None,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
+    progress: bool = False,
 ) -> Steered:
     """Let a model continue prompts while neurons are changed at every position after BOS.
 
@@ -209,6 +218,7 @@ def steer(
         top_k: draw among so many of the most likely tokens; None for all.
         seed: the same gives the same random numbers, whatever is changed.
         batch_tokens: size of a batch.
+        progress: show a bar.
 
     Returns:
         The texts.
@@ -220,7 +230,7 @@ def steer(
     """
     sampling = Sampling(tokens, continuations, temperature, top_k, seed)
     done = _change(neurons, change, value, steps, spread, tokens)
-    return _steered(model, tuple(prompts), encode(model, prompts), done, sampling, batch_tokens)
+    return _steered(model, tuple(prompts), encode(model, prompts), done, sampling, batch_tokens, progress)
 
 
 def _change(
@@ -238,10 +248,17 @@ def _change(
 
 
 def _steered(
-    model: Any, prompts: tuple[str, ...], starts: list[Ids], change: Change | None, sampling: Sampling, batch: int
+    model: Any,
+    prompts: tuple[str, ...],
+    starts: list[Ids],
+    change: Change | None,
+    sampling: Sampling,
+    batch: int,
+    progress: bool = False,
 ) -> Steered:
     end = getattr(model.tokenizer, "eos_token_id", None)
-    found = generate(model, starts, change, sampling=sampling, stop=() if end is None else (end,), batch_tokens=batch)
+    how: dict[str, Any] = {"sampling": sampling, "batch_tokens": batch, "progress": progress}
+    found = generate(model, starts, change, stop=() if end is None else (end,), **how)
     texts = tuple(tuple(_decode(model, start, ids) for ids in each) for start, each in zip(starts, found, strict=True))
     return Steered(prompts, texts, found, change, sampling)
 
@@ -298,12 +315,13 @@ def tag_shift(
     starts = encode(model, prompts)
     changes = [None, *(_change(each, change, value, steps, spread, sampling.tokens) for each in [neurons, *random])]
     texts = tuple(
-        _steered(model, tuple(prompts), starts, each, sampling, batch_tokens)
+        _steered(model, tuple(prompts), starts, each, sampling, batch_tokens, progress)
         for each in tqdm(changes, desc="steering", unit="set", disable=not progress)
     )
     counts = [_count(tagger, each) for each in texts]
     tags = tuple(sorted({tag for each in counts for tag in each}))
-    losses = [loss_per_token(model, starts, each.tokens, batch_tokens=batch_tokens) for each in texts]
+    read = tqdm(texts, desc="reading what was written", unit="set", disable=not progress)
+    losses = [loss_per_token(model, starts, each.tokens, batch_tokens=batch_tokens) for each in read]
     words = np.array([[each[tag] for tag in tags] for each in counts], dtype=np.int64).reshape(len(texts), len(tags))
     return TagShift(tagger.name, tags, texts, words, np.array(losses))
 

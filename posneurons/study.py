@@ -8,45 +8,37 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 
-from posneurons import memory, models, report
+from posneurons import memory, models, report, stages
 from posneurons.config import Config
 from posneurons.corpora import described, read_corpus, read_treebank
 from posneurons.errors import RunError
-from posneurons.fluency import fluency
-from posneurons.lesion_study import Workbench, lesion, rivals
-from posneurons.manifest import Manifest, write_json, write_whole
+from posneurons.manifest import Manifest
 from posneurons.methods import parse
-from posneurons.neuron_lists import given_frame, read_neurons
+from posneurons.neuron_lists import read_neurons
 from posneurons.neurons import NeuronSet
-from posneurons.probes import fit_probe
 from posneurons.records import Corpus, Ranking
-from posneurons.verdicts import correct, judge
-from posneurons.verification import verify
-from posneurons.words import At, Control, Correction, Per, Scope
+from posneurons.words import At
 from posneurons.workflow import Evidence
 
-STAGES = ("rank", "probe", "lesion", "report")
+STAGES = ("rank", "probe", "lesion", "pages", "report")
 FILES = {
-    "rank": ("ranking.parquet", "neurons.json"),
+    "rank": ("ranking.parquet", "neurons.json", "overlap.parquet"),
     "probe": ("probe.json",),
-    "lesion": ("lesions.parquet", "dissociations.parquet"),
+    "lesion": ("lesions.parquet", "dissociations.parquet", "similarity.parquet"),
+    "pages": ("neuron_pages.json",),
     "report": ("report.html",),
     "verify": ("verify.json",),
 }
 NO_RESULT = ("batch_tokens", "cache")
 """Options that change no result, and may differ when a run is resumed."""
-
-KEPT = 1000
-"""Neurons of each (tag, method, position) that ranking.parquet keeps."""
 
 
 def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: str = "", progress: bool = True) -> Path:
@@ -64,6 +56,8 @@ def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: s
     """
     config.check()
     config = config.canonical()
+    if config.neurons is not None:
+        read_neurons(Path(config.neurons))  # what is wrong with it is said before a model is loaded
     study = Study(config, out, command, progress)
     with memory.explained(config.batch_tokens, "finished stages are kept: "):
         for stage in stages:
@@ -90,7 +84,7 @@ class Study:
         self.at = cast("At", config.at)  # `check` has seen that these are option words
         self.probe_at = cast("tuple[At, ...]", config.probe_at)
         self.positions = tuple(dict.fromkeys((self.at, *self.probe_at)))
-        self._how: dict[str, Any] = {"tokens": config.batch_tokens, "progress": progress}
+        self.how: dict[str, Any] = {"tokens": config.batch_tokens, "progress": progress}
         self.manifest = _open_run(config, out, command)
 
     def do(self, stage: str) -> None:
@@ -99,14 +93,8 @@ class Study:
         if done and stage != "report" and all((self.out / name).exists() for name in FILES[stage]):
             return
         begin = time.perf_counter()
-        steps: dict[str, Callable[[], None]] = {
-            "rank": self._rank,
-            "probe": self._probe,
-            "lesion": self._lesion,
-            "verify": self._verify,
-        }
-        if stage in steps:
-            steps[stage]()
+        if stage in stages.STAGES:
+            stages.STAGES[stage](self)
         self.manifest.stages[stage] = {"state": "done", "seconds": round(time.perf_counter() - begin, 2)}
         self.manifest.save(self.out)
         if stage == "report":
@@ -130,7 +118,7 @@ class Study:
         bank, notes = read_treebank(self.config, progress=self.progress)
         corpus, more = read_corpus(self.config, bank, self.model.tokenizer, models.describe(self.model).n_ctx)
         for note in notes + more:
-            self._warn(note)
+            self.warn(note)
         found = described(bank, corpus)
         self._same("treebank", self.manifest.treebank, found, ("sha256", "tagset", "splits"))
         self.manifest.treebank = found
@@ -150,164 +138,27 @@ class Study:
         return read_neurons(path)
 
     @cached_property
+    def evidence(self) -> Evidence:
+        """What the rankings are made from: the training words, and what was measured of them."""
+        train = self.corpus.split("train")
+        return Evidence(self.model, train, self.positions, seed=self.config.seed, **self.how)
+
+    @cached_property
     def rankings(self) -> list[Ranking]:
         """Every method at every position, computed; the same each time, whatever the run directory holds."""
-        config, train = self.config, self.corpus.split("train")
-        evidence = Evidence(self.model, train, self.positions, seed=config.seed, **self._how)
         return [
-            evidence.ranking(parse(method), at, signed=config.signed)
-            for method in config.methods
+            self.evidence.ranking(parse(method), at, signed=self.config.signed)
+            for method in self.config.methods
             for at in self.positions
         ]
 
-    def _keys_at(self, at: At) -> dict[str, dict[str, NeuronSet]]:
+    def keys_at(self, at: At) -> dict[str, dict[str, NeuronSet]]:
         """Key neurons for words read at `at`, by plain method name; those without a position serve all."""
         everywhere = {name: keys for name, keys in self.keys.items() if "@" not in name}
         if at == self.at:
             return everywhere
         here = {name.removesuffix(f"@{at}"): keys for name, keys in self.keys.items() if name.endswith(f"@{at}")}
         return here or everywhere
-
-    def _check_fluency(self) -> None:
-        """Warn where the model does not know the language of the treebank."""
-        if not len(self.corpus.split("test").readable("predict")):
-            return  # there is no word that the model could predict
-        found = fluency(self.model, self.corpus, seed=self.config.seed, **self._how)
-        self.manifest.notes["fluency"] = asdict(found) | {"knows": found.knows}
-        if not found.knows:
-            self._warn(
-                f"the model does not know this text: its words cost {found.model:.2f} nats per character, and "
-                f"{found.unigram:.2f} by the frequency of their tokens in train alone (unigram); neurons ranked on it "
-                "say nothing about its language"
-            )
-
-    def _rank(self) -> None:
-        config = self.config
-        self._check_fluency()
-        if config.neurons is not None:
-            keys = self.keys
-            frame = given_frame(keys, self.at)
-        else:
-            rankings = self.rankings
-            self.manifest.notes |= {self._name(ranking): dict(ranking.notes) for ranking in rankings if ranking.notes}
-            keys = {self._name(ranking): self._top(ranking) for ranking in rankings}
-            last = config.top if config.per == "model" else 0
-            frame = pd.concat([ranking.to_frame(KEPT, last=last) for ranking in rankings], ignore_index=True)
-        write_whole(self.out / "ranking.parquet", lambda part: frame.to_parquet(part, index=False))
-        names = {method: {tag: list(found.names) for tag, found in sets.items()} for method, sets in keys.items()}
-        write_json(self.out / "neurons.json", names)
-
-    def _name(self, ranking: Ranking) -> str:
-        return ranking.method if ranking.at == self.at else f"{ranking.method}@{ranking.at}"
-
-    def _top(self, ranking: Ranking) -> dict[str, NeuronSet]:
-        """Key neurons of the tags with enough words; the others are named in a warning."""
-        words = dict(zip(ranking.tags, ranking.count.tolist(), strict=True))
-        few = [f"{tag} ({n})" for tag, n in words.items() if n < self.config.min_words]
-        if few:
-            self._warn(
-                f"fewer than {self.config.min_words} training words at {ranking.at!r}, "
-                f"so no key neurons: {', '.join(few)}"
-            )
-        found = ranking.top(self.config.top, per=cast("Per", self.config.per), fewer=True)
-        enough = {tag: keys for tag, keys in found.items() if words[tag] >= self.config.min_words}
-        if not enough:
-            raise RunError(
-                f"{self.config.treebank}: no tag has {self.config.min_words} training words and a score by "
-                f"{ranking.method}; give a larger treebank, a smaller --min-words or another --method"
-            )
-        wanted = self.config.top * (ranking.scores.shape[1] if self.config.per == "layer" else 1)
-        short = [f"{tag} ({len(keys)})" for tag, keys in enough.items() if len(keys) < wanted]
-        if short:
-            self._warn(f"{self._name(ranking)} scores fewer than {wanted} neurons for {', '.join(short)}")
-        return enough
-
-    def _probe(self) -> None:
-        config = self.config
-        results = [
-            fit_probe(
-                self.model,
-                self.corpus,
-                keys,
-                at=at,
-                method=method,
-                seed=config.seed,
-                **self._how,
-            )
-            for at in self.probe_at
-            for method, keys in self._keys_at(at).items()
-        ]
-        write_json(self.out / "probe.json", {"results": [result.to_dict() for result in results]})
-
-    def _lesion(self) -> None:
-        config, frames, pairs = self.config, [], []
-        words = config.lesion_words or None
-        bench = Workbench(self.model, self.corpus, words=words, seed=config.seed, **self._how)
-        correction, scope = cast("Correction", config.correction), cast("Scope", config.scope)
-        for ablation in config.ablations:
-            for method, keys in self._keys_at(self.at).items():
-                bottoms = self._bottoms(method, keys) if "bottom" in config.beside else {}
-                beside = rivals(bench, keys, config.beside, ablation, scope, config.controls, bottoms)
-                result = lesion(
-                    self.model,
-                    self.corpus,
-                    keys,
-                    ablation=ablation,
-                    scope=scope,
-                    controls=config.controls,
-                    control=cast("Control", config.control),
-                    beside=beside,
-                    seed=config.seed,
-                    method=method,
-                    draws=config.draws,
-                    cluster=config.cluster,
-                    margin=config.margin,
-                    correction=correction,
-                    workbench=bench,
-                    losses=self._losses_file(method, ablation) if config.keep_losses else None,
-                )
-                frames.append(result.to_frame())
-                pairs += [result.dissociations(), result.dissociations(category=True)]
-        frame = correct(pd.concat(frames, ignore_index=True), correction)
-        pair = judge(pd.concat(pairs, ignore_index=True), correction)
-        self.manifest.notes["lesions"] = {"clusters": bench.clusters(config.cluster)[0]}
-        for note in bench.notes:
-            self._warn(note)
-        write_whole(self.out / "lesions.parquet", lambda part: frame.to_parquet(part, index=False))
-        write_whole(self.out / "dissociations.parquet", lambda part: pair.to_parquet(part, index=False))
-
-    def _losses_file(self, method: str, ablation: str) -> Path:
-        name = "".join(letter if letter.isalnum() or letter in "_.=" else "-" for letter in f"{method}-{ablation}")
-        return self.out / "losses" / f"{name}.parquet"
-
-    def _bottoms(self, method: str, keys: dict[str, NeuronSet]) -> dict[str, NeuronSet]:
-        """As many neurons as each tag's set has, from the end of the ranking, the last first; none of a given list."""
-        ranking = pd.read_parquet(self.out / "ranking.parquet")
-        ranking = ranking[(ranking["method"] == method) & (ranking["at"] == self.at)]
-        found = {}
-        for tag, neurons in keys.items():
-            rows = ranking[ranking["tag"] == tag].sort_values("rank", ascending=False)
-            if self.config.neurons is None and self.config.per == "model" and len(rows) >= 2 * len(neurons):
-                last = rows[: len(neurons)]
-                found[tag] = NeuronSet(last["layer"].to_numpy(np.int64), last["neuron"].to_numpy(np.int64))
-        return found
-
-    def _verify(self) -> None:
-        config = self.config
-        splits = self.corpus.split_names
-        found = verify(
-            self.model,
-            self.corpus.split("dev" if "dev" in splits else "test"),
-            config.methods,
-            fill=cast("Any", config.ablations[0]),
-            scope=cast("Scope", config.scope),
-            listed=config.listed,
-            random=config.random,
-            words=config.words,
-            seed=config.seed,
-            **self._how,
-        )
-        write_json(self.out / "verify.json", {"dtype": self.manifest.model["dtype"], **found.to_dict()})
 
     def _same(self, what: str, before: dict[str, Any], now: dict[str, Any], names: Iterable[str]) -> None:
         """Raise RunError where finished stages were made with another model or treebank of the same name."""
@@ -318,7 +169,8 @@ class Study:
                     f"{now.get(name)!r}; choose another --out"
                 )
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Put a sentence among the run's warnings, once."""
         if text not in self.manifest.warnings:
             self.manifest.warnings.append(text)
 

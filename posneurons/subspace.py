@@ -23,6 +23,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from posneurons import dissociation, models, significance
+from posneurons.display import Shown
 from posneurons.errors import NeuronError
 from posneurons.neurons import NeuronSet
 from posneurons.ranking import mean_difference
@@ -31,6 +32,7 @@ from posneurons.weights import output_weights
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 _DIGITS = 12
 """Decimals to which overlaps and cosines are rounded before they are compared with their controls."""
@@ -125,8 +127,8 @@ def _mean(chance: Float[ndarray, "draw pair"]) -> Float[ndarray, " pair"]:
     return chance.mean(0) if len(chance) else np.full(chance.shape[1], np.nan)
 
 
-@dataclass(frozen=True)
-class Directions:
+@dataclass(frozen=True, repr=False)
+class Directions(Shown):
     """One unit vector of the residual stream per tag, from `directions`; NaN for a tag whose neurons write nothing."""
 
     tags: tuple[str, ...]
@@ -137,6 +139,12 @@ class Directions:
         import pandas as pd
 
         return pd.DataFrame((self.vectors @ self.vectors.T).clip(-1, 1), index=self.tags, columns=list(self.tags))
+
+    def figure(self, controls: Sequence[Directions] = ()) -> go.Figure:
+        """Cosine of every pair. Raises NeuronError where a control has other tags, RunError for fewer than two tags."""
+        from posneurons.overlap_figures import cosine_matrix
+
+        return cosine_matrix(self.to_frame(controls), self.tags)
 
     def to_frame(self, controls: Sequence[Directions] = ()) -> pd.DataFrame:
         """One row per unordered pair, beside the directions of control sets with the same tags in the same order.

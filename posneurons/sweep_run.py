@@ -98,7 +98,7 @@ def _sweep(study: Study, plan: Plan, progress: bool) -> None:
     write_whole(out / "sweep.parquet", lambda part: frame.to_parquet(part, index=False))
     write_whole(out / "carriers.parquet", lambda part: found.to_parquet(part, index=False))
     for note in bench.notes:
-        study._warn(note)
+        study.warn(note)
     study.manifest.stages["sweep"] = {"state": "done", "seconds": round(time.perf_counter() - begin, 2)}
     study.manifest.save(out)
 

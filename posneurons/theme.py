@@ -42,7 +42,7 @@ def template(*, dark: bool = False) -> go.layout.Template:
         for kind in ("sequential", "diverging")
     }
     axis: dict[str, Any] = {"gridcolor": grid, "linecolor": line, "zerolinecolor": line}
-    axis |= {"automargin": True, "title_standoff": 12}
+    axis |= {"automargin": True, "title_standoff": 12, "title_font_size": 13}
     hover = {"bgcolor": paper, "bordercolor": line, "font_color": ink, "align": "left"}
     layout = {
         "font": {"family": FONT, "size": 13, "color": ink},
@@ -56,7 +56,7 @@ def template(*, dark: bool = False) -> go.layout.Template:
         "legend": {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         "hoverlabel": hover,
     }
-    bar = {"outlinewidth": 0, "thickness": 12, "title": {"side": "right"}}
+    bar = {"outlinewidth": 0, "thickness": 12, "title": {"side": "right", "font": {"size": 12}}}
     heatmap = {"autocolorscale": True, "xgap": 1, "ygap": 1, "colorbar": bar}
     return go.layout.Template(layout=layout, data={"heatmap": [heatmap]})
 
@@ -102,3 +102,13 @@ def heatmap(values: Any, columns: Iterable[str], rows: list[Any], hover: Any, te
     trace = go.Heatmap(z=values, x=[label(tag) for tag in columns], y=rows, hovertext=hover, hoverinfo="text")
     trace.update(colorbar_title_text=unit)
     return trace if text is None else trace.update(text=text, texttemplate="%{text}")
+
+
+def ordered(tags: Iterable[str], order: Sequence[str] | None) -> list[str]:
+    """The tags that occur, each once, in the given order; those that it lacks come last, as they appear.
+
+    >>> ordered(["VERB", "X", "NOUN", "VERB"], ["NOUN", "VERB", "ADJ"])
+    ['NOUN', 'VERB', 'X']
+    """
+    found = list(dict.fromkeys(tags))
+    return [tag for tag in order or () if tag in found] + [tag for tag in found if tag not in (order or ())]

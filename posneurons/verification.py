@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from tqdm.auto import tqdm
 
 from posneurons import methods, models, workflow
 from posneurons.activations import BATCH_TOKENS, sample_rows
@@ -83,7 +84,8 @@ def verify(
         rankings = dict(estimates)
     else:
         evidence = workflow.Evidence(model, part, ("predict",), seed=seed, tokens=tokens, progress=progress)
-        rankings = {name: evidence.ranking(methods.parse(name), "predict") for name in estimates}
+        names = tqdm(list(estimates), desc="estimates", unit="ranking", disable=not progress)
+        rankings = {name: evidence.ranking(methods.parse(name), "predict") for name in names}
     info = models.describe(model)
     everyone, drawn = _measured(rankings, chosen, listed, random, seed, info)
     effects = exact_effects(model, part, everyone, fill=fill, scope=scope, tokens=tokens, progress=progress)

@@ -128,6 +128,7 @@ def test_a_k_curve_holds_the_tag_its_controls_and_the_other_tags() -> None:
     assert list(band.y) == [0.03] * 4 + [0.01] * 4
     assert list(mean.y) == [0.02] * 4
     assert figure.layout.xaxis.type == "log"
+    assert list(figure.layout.xaxis.tickvals) == [1, 2, 4, 16]
     bare = table().assign(control_mean=np.nan, control_low=np.nan, control_high=np.nan)
     assert [trace.name for trace in curves.k_curve(bare, "VERB").data] == ["VERB, own neurons (± 2 standard errors)"]
 
@@ -139,7 +140,9 @@ def test_layers_are_bars_and_growing_layers_a_line() -> None:
     for figure in (alone, growing):
         assert list(figure.data[-1].x) == [0, 1, 2]
         np.testing.assert_allclose(figure.data[-1].y, [0, 0.1, 0.2])
-        assert figure.layout.xaxis.type == "linear"
+        assert (figure.layout.xaxis.type, figure.layout.xaxis.dtick) == ("linear", 1)
+    deep = pd.DataFrame([row(arm="layer", layer=layer) for layer in range(32)])
+    assert curves.layer_curve(deep, "NOUN").layout.xaxis.dtick == 4
 
 
 def test_a_menu_shows_one_tag_at_a_time() -> None:
@@ -147,6 +150,7 @@ def test_a_menu_shows_one_tag_at_a_time() -> None:
     whole = curves.by_tag(single)
     assert [trace.visible for trace in whole.data] == [True] * 4 + [False] * 3
     first, second = whole.layout.updatemenus[0].buttons
+    assert whole.layout.updatemenus[0].name == "tag"
     assert (first.label, second.label) == ("NOUN", "VERB")
     assert first.args[0]["visible"] == [True] * 4 + [False] * 3
     assert second.args[0]["visible"] == [False] * 4 + [True] * 3

@@ -81,14 +81,37 @@ def test_matrix_is_centred_marked_and_ordered():
 
 def test_matrix_can_be_coloured_by_what_the_frame_has():
     figure = figures.lesion_matrix(lesions(), "mean", ["VERB", "NOUN"])
-    whole, category, z = figure.layout.updatemenus[0].buttons
-    assert [button.label[:8] for button in (whole, category, z)] == ["change (", "category", "z agains"]
+    whole, category, z, q = figure.layout.updatemenus[0].buttons
+    assert [button.label[:8] for button in (whole, category, z, q)] == ["change (", "category", "z agains", "q-value"]
     change = category.args[0]
     assert np.asarray(change["z"][0], dtype=float).tolist() == [[0.2, 0.025], [-0.05, 0.125]]
     assert (change["zmin"], change["zmax"], change["colorbar.title.text"]) == (-0.2, 0.2, category.label)
     assert np.asarray(whole.args[0]["z"][0]).tolist() == np.asarray(figure.data[0].z).tolist()
-    only = figures.lesion_matrix(lesions(delta_category=np.nan, z_control=np.nan), "mean")
+    only = figures.lesion_matrix(lesions(delta_category=np.nan, z_control=np.nan, q_value=np.nan), "mean")
     assert not only.layout.updatemenus
+
+
+def test_q_values_are_coloured_by_their_logarithm_and_gaps_stay_gaps():
+    figure = figures.lesion_matrix(lesions(), "mean", ["NOUN", "VERB"])
+    shade = figure.layout.updatemenus[0].buttons[-1].args[0]
+    # 0.01, 0.2; 0.05 and undefined: -log10 is 2, 0.699; 1.301.
+    np.testing.assert_allclose(shade["z"][0], [[2, -np.log10(0.2)], [-np.log10(0.05), np.nan]])
+    assert (shade["zmin"], shade["zmax"]) == (0, 4)
+    assert dict(zip(shade["colorbar.ticktext"][0], shade["colorbar.tickvals"][0], strict=True)) == pytest.approx(
+        {"1": 0, "0.1": 1, "0.05": 1.30103, "0.01": 2, "0.001": 3, "≤ 0.0001": 4}
+    )
+    tiny = figures.lesion_matrix(lesions(q_value=1e-9), "mean").layout.updatemenus[0].buttons[-1].args[0]
+    assert np.asarray(tiny["z"][0]).tolist() == [[4, 4], [4, 4]]
+    back = figure.layout.updatemenus[0].buttons[0].args[0]
+    assert list(back["colorbar.tickvals"]) == [None]  # the ticks of q go with it
+
+
+@pytest.mark.parametrize(("largest", "end"), [(4.0, 4.0), (300.0, 10.0)])
+def test_colours_of_z_end_at_ten(largest, end):
+    buttons = figures.lesion_matrix(lesions(z_control=largest), "mean").layout.updatemenus[0].buttons
+    shade = next(button.args[0] for button in buttons if button.label.startswith("z against"))
+    assert (shade["zmin"], shade["zmax"]) == (-end, end)
+    assert np.asarray(shade["z"][0]).max() == largest
 
 
 def test_tags_without_words_are_not_columns():

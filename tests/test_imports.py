@@ -56,12 +56,27 @@ READING = {
     "sweeps",
     "workflow",
     "verification",
-    "reliability",
+    "split_halves",
     "partial",
     "fluency",
+    "profiles",
+    "portraits",
 }
 SCORES = {"statistics", "histograms", "effects", "ranking", "significance", "dissociation"}
-DRAWING = {"theme", "figures", "curves"}
+DRAWING = {
+    "activation_figures",
+    "agreement_figures",
+    "corpus_figures",
+    "curves",
+    "dissociation_figures",
+    "effect_figures",
+    "figures",
+    "neuron_figures",
+    "overlap_figures",
+    "ranking_figures",
+    "similarity_figures",
+    "theme",
+}
 """What is drawn from frames; records know it inside their method `figure` only."""
 FILES = {"manifest", "study", "findings", "report", "cli", "doctor"} | DRAWING
 GRADIENTS = {"locality", "objectives", "attribution", "integrated", "key_neurons", "logit_lens"}
@@ -77,7 +92,7 @@ FORBIDDEN = {
     "methods": (set(SOURCES) - {"errors", "words"}) | TENSORS | {"numpy"},
     "records": TENSORS | TEXT | READING | SCORES | FILES | {"results"},
     "neurons": TENSORS | TEXT | READING | SCORES | FILES | {"records", "results"},
-    "sentences": (set(SOURCES) - {"errors"}) | TENSORS | {"numpy", "pandas"},
+    "sentences": (set(SOURCES) - {"display", "errors"}) | TENSORS | {"numpy", "pandas"},
     "tagsets": (set(SOURCES) - {"errors", "sentences"}) | TENSORS | {"numpy", "pandas"},
     "detokenizer": set(SOURCES) | TENSORS | {"numpy", "pandas"},
     "registry": TENSORS | TEXT | READING | SCORES | (FILES - {"manifest"}) | {"tokenizers", "records"},
@@ -158,16 +173,42 @@ FORBIDDEN = {
     "markov": TENSORS | TEXT | READING | SCORES | FILES,
     "scoring": TEXT | FILES,
     "verification": TEXT | FILES,
-    "reliability": TEXT | FILES,
+    "split_halves": TEXT | FILES,
     "workflow": TEXT | FILES,
     "study": TENSORS | {"cli", "statistics", "figures"},
+    "stages": TENSORS | {"cli", "statistics", "figures", "study"},
     "config": TENSORS | TEXT | READING | FORMULAS | FILES | {"numpy", "pandas", "records", "results"},
     "neuron_lists": TENSORS | TEXT | READING | FORMULAS | {"records", "results", "study", "report", "figures", "cli"},
     "manifest": TENSORS | TEXT | READING | FORMULAS | {"study", "report", "figures", "cli"},
     "curves": TENSORS | TEXT | READING | (FORMULAS - SCORES) | {"study", "cli", "report"},
+    "exporting": TENSORS | TEXT | READING | FORMULAS | DRAWING | RECORDS | {"study", "report", "cli"},
     "findings": TENSORS | TEXT | READING | FORMULAS | {"study", "cli", "report"},
     "figures": TENSORS | TEXT | READING | FORMULAS | RECORDS | (FILES - DRAWING),
     "theme": (set(SOURCES) - {"errors", "words"}) | TENSORS | {"pandas"},
+    "dissociation_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS,
+    "overlap_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS,
+    "similarity_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS,
+    "activation_figures": (set(SOURCES) - {"errors", "words", "theme", "corpus_figures"}) | TENSORS,
+    "agreement_figures": (set(SOURCES) - {"errors", "words", "theme", "figures"}) | TENSORS,
+    "corpus_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS,
+    "effect_figures": (set(SOURCES) - {"errors", "words", "theme", "agreement_figures", "corpus_figures"}) | TENSORS,
+    "ranking_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS,
+    "cards": set(SOURCES) | TENSORS | {"numpy", "pandas"},
+    "model_cards": (set(SOURCES) - {"cards"}) | TENSORS | {"numpy", "pandas"},
+    "result_cards": (set(SOURCES) - {"cards"}) | TENSORS | {"numpy", "pandas"},
+    "display": (set(SOURCES) - {"cards", "model_cards", "result_cards"}) | TENSORS | {"numpy", "pandas"},
+    "views": (set(SOURCES) - {"display", "errors", "neurons"}) | TENSORS,
+    "neuron_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS | {"pandas"},
+    "neuron_html": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS | {"numpy", "pandas"},
+    "neuron_pages": TENSORS | TEXT | READING | SCORES | (FILES - {"manifest"}) | {"numpy", "records", "neurons"},
+    "token_texts": set(SOURCES) | TENSORS | {"numpy", "pandas"},
+    "profiles": TEXT | FILES | SCORES | ENGINE | {"portraits"},
+    "portraits": TEXT | FILES | (SCORES - {"significance"}) | {"showing"},
+    "showing": TENSORS | FORMULAS | FILES | {"numpy", "pandas"},
+    "run_files": TENSORS | TEXT | READING | FORMULAS | (FILES - {"manifest"}) | {"records", "neurons", "stages"},
+    "run_figures": TENSORS | TEXT | READING | FORMULAS | {"study", "stages", "cli", "report", "blocks"},
+    "run_tables": TENSORS | TEXT | READING | FORMULAS | {"study", "stages", "cli", "report", "blocks", "run_figures"},
+    "blocks": TENSORS | TEXT | READING | FORMULAS | {"study", "stages", "cli", "report"},
     "report": TENSORS | TEXT | READING | FORMULAS | {"study", "cli"},
     "doctor": {"study", "cli", *FORMULAS},
     "cli": TENSORS | {"numpy", "pandas", "scipy", "sklearn", "plotly"},
@@ -265,6 +306,11 @@ def test_the_lazy_names_are_those_the_type_checker_sees() -> None:
     guarded = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert {"__version__", *seen} == set(posneurons.__all__)
+
+
+def test_no_public_name_is_that_of_a_module() -> None:
+    """Once imported, the module would stand where the name was."""
+    assert set(posneurons.__all__) & set(SOURCES) == set()
 
 
 def test_only_models_knows_the_model_libraries() -> None:

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 import posneurons as pn
-from posneurons import neuron_lists, passes, study
+from posneurons import neuron_lists, passes, stages, study
 from posneurons.config import Config
 from posneurons.errors import NeuronError, PosNeuronsError, RunError, TreebankError
 from posneurons.manifest import Manifest
+from posneurons.neuron_pages import read_pages
 from posneurons.verdicts import MEASURED, TESTED
 
 QUICK = Config(
@@ -43,10 +44,13 @@ def test_a_run_writes_the_files_of_the_contract(finished: Path) -> None:
         "dissociations.parquet",
         "lesions.parquet",
         "manifest.json",
+        "neuron_pages.json",
         "neurons.json",
+        "overlap.parquet",
         "probe.json",
         "ranking.parquet",
         "report.html",
+        "similarity.parquet",
     ]
     lesions = pd.read_parquet(finished / "lesions.parquet")
     columns = (
@@ -71,9 +75,38 @@ def test_the_manifest_says_what_was_run(finished: Path) -> None:
     assert manifest["model"]["n_layers"] == 6
     assert len(manifest["treebank"]["sha256"]) == 64
     assert manifest["notes"]["lesions"] == {"clusters": "sentence"}  # 7 documents are too few
-    assert set(manifest["stages"]) == {"rank", "probe", "lesion", "report"}
+    assert set(manifest["stages"]) == {"rank", "probe", "lesion", "pages", "report"}
     assert {"split", "tag", "reason", "words"} == set(manifest["dropped"][0])
     assert any("fewer than 60 training words" in warning for warning in manifest["warnings"])
+
+
+def test_the_tables_beside_the_rankings_agree_with_them(finished: Path) -> None:
+    names = json.loads((finished / "neurons.json").read_text())["correlation"]
+    overlap = pd.read_parquet(finished / "overlap.parquet")
+    assert len(overlap) == len(names) * (len(names) - 1) / 2
+    pair = overlap[(overlap["tag_a"] == "NOUN") & (overlap["tag_b"] == "VERB")].iloc[0]
+    assert pair["shared"] == len(set(names["NOUN"]) & set(names["VERB"]))
+    assert pair[["method_a", "method_b"]].tolist() == ["correlation", "correlation"]
+    alike = pd.read_parquet(finished / "similarity.parquet")
+    assert alike.groupby("source")["ablation"].unique().map(list).to_dict() == {"activation": [""], "lesion": ["mean"]}
+    (same,) = alike[alike["tag_a"] == alike["tag_b"]]["dissimilarity"].unique()
+    assert same == 0
+    pages = {page.name: page for page in read_pages(finished / "neuron_pages.json")}
+    assert set(pages) == {name for found in names.values() for name in found[:3]}
+    first = pages[names["NOUN"][0]]
+    assert ("NOUN", 1) in [(reason.tag, reason.rank) for reason in first.of]
+
+
+def test_a_neuron_that_is_best_by_one_method_has_its_rank_under_all(little: Config, tmp_path: Path) -> None:
+    config = replace(little, methods=("correlation", "logit_attribution"), probe_at=("predict",))
+    frame = pd.read_parquet(study.run(config, tmp_path / "run", stages=("rank",), progress=False) / "ranking.parquet")
+    best = frame[frame["rank"] <= stages.BEST]
+    merged = best.merge(frame, on=["tag", "layer", "neuron"], suffixes=("", "_other"))
+    assert merged.groupby(["method", "tag", "layer", "neuron"])["method_other"].nunique().eq(2).all()
+    assert merged["rank_other"].max() > stages.KEPT + config.top  # some would not be there otherwise
+    between = pd.read_parquet(tmp_path / "run/overlap.parquet").query("method_a != method_b")
+    assert (between["tag_a"] == between["tag_b"]).all()
+    assert set(between["tag_a"]) == set(json.loads((tmp_path / "run/neurons.json").read_text())["correlation"])
 
 
 def beyond_controls(run: Path) -> pd.Series:
@@ -147,7 +180,7 @@ def test_a_stopped_run_goes_on_and_gives_the_numbers_of_one_that_was_not(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "lesion", stop)
+    monkeypatch.setattr(stages, "lesion_study", stop)
     with pytest.raises(KeyboardInterrupt):
         study.run(little, tmp_path / "run", stages=("rank", "lesion"), progress=False)
     monkeypatch.undo()

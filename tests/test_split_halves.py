@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 import posneurons as pn
 from posneurons.errors import AlignmentError, PosNeuronsError
 from posneurons.records import Corpus, Ranking
-from posneurons.reliability import agreement, reliability, spearman_brown
+from posneurons.split_halves import agreement, reliability, spearman_brown
 
 
 def build_ranking(scores: list[list[float]], signed: bool = False) -> Ranking:

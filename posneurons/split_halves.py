@@ -15,8 +15,10 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Int
 from numpy import ndarray
+from tqdm.auto import tqdm
 
 from posneurons.activations import BATCH_TOKENS
+from posneurons.display import Shown
 from posneurons.errors import PosNeuronsError
 from posneurons.records import Corpus, Ranking
 from posneurons.words import At
@@ -24,10 +26,11 @@ from posneurons.workflow import rank
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
-@dataclass(frozen=True)
-class Reliability:
+@dataclass(frozen=True, repr=False)
+class Reliability(Shown):
     """Per tag, how reliable the ranking by one method is; NaN for a tag without words.
 
     A neuron's key is what it is ordered by: its score, or the distance of that from what says nothing.
@@ -72,6 +75,12 @@ class Reliability:
         names = ("words", "defined", "correlation", "corrected", "k", "overlap", "chance", "null_95", "null_max")
         columns = {name: getattr(self, name) for name in (*names, "exceeding")}
         return pd.DataFrame({"method": self.method, "at": self.at, "tag": self.tags, **columns})
+
+    def figure(self) -> go.Figure:
+        """Whether two halves of the corpus agree on each tag's neurons, beside chance."""
+        from posneurons.agreement_figures import reliable
+
+        return reliable(self.to_frame())
 
 
 def reliability(
@@ -118,9 +127,16 @@ def reliability(
     part = corpus.split(split)
     how = {"at": at, "split": split, "seed": seed, "tokens": tokens, "progress": progress, **options}
     seeds = np.random.SeedSequence(seed).generate_state(2 * draws).tolist()
-    whole = rank(model, part, method, **how)
-    pairs = [[rank(model, half, method, **how) for half in _halves(part, at, each)] for each in seeds[:draws]]
-    null = [rank(model, part.shuffled(each), method, **how) for each in seeds[draws:]]
+    with tqdm(total=1 + 3 * draws, desc=f"reliability of {method}", unit="ranking", disable=not progress) as bar:
+
+        def ranked(words: Corpus) -> Ranking:
+            found = rank(model, words, method, **how)
+            bar.update()
+            return found
+
+        whole = ranked(part)
+        pairs = [[ranked(half) for half in _halves(part, at, each)] for each in seeds[:draws]]
+        null = [ranked(part.shuffled(each)) for each in seeds[draws:]]
     agreements = [[agreement(one, other, tag, k) for tag in whole.tags] for one, other in pairs]
     correlation, overlap, chance = (
         _mean([[getattr(each, name) for each in draw] for draw in agreements])
