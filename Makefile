@@ -21,7 +21,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py build/docs
+	OMP_NUM_THREADS=1 $(BIN)/python .docs/build.py build/docs
 
 bench: $(READY)
 	$(BIN)/python experiments/streaming_cost.py

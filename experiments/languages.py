@@ -60,9 +60,8 @@ def picture(table: pd.DataFrame, effects: pd.DataFrame) -> Any:
         zip(tags, (setting.BLUE, setting.ORANGE, setting.GREEN, setting.PINK, setting.RED, setting.SKY), strict=False)
     ):
         rows = effects[effects["tag"] == tag]
-        height = rows["treebank"].map(dict(zip(table["treebank"], y, strict=True))) + 0.13 * (
-            place - (len(tags) - 1) / 2
-        )
+        shift = 0.13 * (place - (len(tags) - 1) / 2)
+        height = rows["treebank"].map(dict(zip(table["treebank"], y, strict=True))) + shift
         passed = np.where(rows["q_value"] <= 0.05, "diamond", "diamond-open")
         look = {"color": colour, "size": 9, "symbol": passed.tolist(), "line_width": 1.5}
         error = setting.bars(rows["ci_low"], rows["delta"], rows["ci_high"], color=colour)
@@ -107,8 +106,8 @@ def main() -> None:
         picture(table, cells),
         "Which languages the model knows, and what lesions do in them",
         f"Left: {table['words'].min():,} test words or more, beside a unigram of the model’s tokens. Right: 50 best "
-        f"neurons by attribution set to their mean, {least}; 95 % intervals; filled: all tests passed (q ≤ 0.05); grey: "
-        f"{options.controls} matched random sets.",
+        f"neurons by attribution set to their mean, {least}; 95 % intervals; filled: all tests passed (q ≤ 0.05); "
+        f"grey: {options.controls} matched random sets.",
         height=max(360, 200 + 62 * len(table)),
         legend=1,
     )

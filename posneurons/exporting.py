@@ -178,8 +178,8 @@ def _hushed(*names: str) -> Iterator[None]:
 async def _session(jobs: list[_Job]) -> None:
     """Draw the figures one after the other in one browser."""
     try:
-        from kaleido import Kaleido  # type: ignore[import-untyped]
-        from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError  # type: ignore[import-untyped]
+        from kaleido import Kaleido
+        from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
     except ImportError:
         wanted = ", ".join(sorted({job.kind.upper() for job in jobs}))
         raise RunError(f"{wanted} of figures needs kaleido 1 or later; {INSTALL}, or write .html") from None

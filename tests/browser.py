@@ -141,7 +141,8 @@ def contrast(one: tuple[float, float, float], other: tuple[float, float, float])
 
 
 POOR_TEXT = """() => {
-    const brush = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true});
+    const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
+    const brush = canvas.getContext('2d', {willReadFrequently: true});
     const rgba = colour => {
         brush.clearRect(0, 0, 1, 1);
         brush.fillStyle = colour;

@@ -10,7 +10,7 @@ import pytest
 import posneurons as pn
 
 pytest.importorskip("pdoc")
-BUILD = Path(__file__).parents[1] / "docs" / "build.py"
+BUILD = Path(__file__).parents[1] / ".docs" / "build.py"
 
 
 class Page(HTMLParser):

@@ -1,6 +1,6 @@
 """Build the API reference with pdoc: the names of `posneurons` first, and every module behind them.
 
-Command:  python docs/build.py [FOLDER], or make docs; the folder is build/docs by default
+Command:  python .docs/build.py [FOLDER], or make docs; the folder is build/docs by default
 Cost:     about ten seconds.
 
 The package gives its names when they are first asked for, which pdoc does not do: here they are asked for, and put in
@@ -28,8 +28,7 @@ COMMANDS = {"__init__", "__main__", "cli", "options", "tools"}
 def modules() -> list[str]:
     """Every module that has a page, the package itself first."""
     found = sorted(path.stem for path in Path(posneurons.__file__).parent.glob("*.py"))
-    once = {*COMMANDS, *posneurons.__all__}  # pdoc finds by itself a module that is called like a public name
-    return ["posneurons", *(f"posneurons.{name}" for name in found if name not in once)]
+    return ["posneurons", *(f"posneurons.{name}" for name in found if name not in COMMANDS)]
 
 
 def public() -> dict[str, Any]:
