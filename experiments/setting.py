@@ -54,11 +54,12 @@ def load_model(options: argparse.Namespace) -> Any:
     return pn.load_model(options.model, dtype=torch.float32)
 
 
-def read(options: argparse.Namespace, model: Any, treebank: str | None = None) -> Corpus:
-    """The aligned words, with fewer training rows where that was asked for; without splits they are drawn."""
+def read(options: argparse.Namespace, model: Any, treebank: str | None = None, *, whole: bool = False) -> Corpus:
+    """The aligned words, unless `whole` with fewer training rows where that was asked for; splits as in a run."""
     config = Config(treebank=treebank or options.treebank, cache=getattr(options, "cache", None), seed=options.seed)
     corpus, _ = read_corpus(config, read_treebank(config)[0], model.tokenizer, model.cfg.n_ctx)
-    return shortened(corpus, options.train_words, options.seed, split="train") if options.train_words else corpus
+    fewer = options.train_words and not whole
+    return shortened(corpus, options.train_words, options.seed, split="train") if fewer else corpus
 
 
 def treebank_of(name: str) -> str:
@@ -108,9 +109,10 @@ def told(cells: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 
 def passed(cells: pd.DataFrame) -> dict[str, Any]:
-    """Of how many tags the own lesion is above all its random sets, and of how many it passes all tests."""
-    above, sure = (cells["delta"] > cells["control_high"]).sum(), (cells["q_value"] <= 0.05).sum()
-    return {"tags": len(cells), "above all random sets": int(above), "q <= 0.05": int(sure)}
+    """For how many tags the own lesion does harm, and more than each of its random sets; how many pass all tests."""
+    above = (cells["delta"] > cells["control_high"]) & (cells["delta"] > 0)
+    sure = (cells["q_value"] <= 0.05).sum()
+    return {"tags": len(cells), "above all random sets": int(above.sum()), "q <= 0.05": int(sure)}
 
 
 def bars(low: Sequence[float], value: Sequence[float], high: Sequence[float], **more: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from posneurons.corpus_figures import boxes
 from posneurons.errors import NeuronError
-from posneurons.theme import figure_of, heatmap, label, number
+from posneurons.theme import as_matrix, figure_of, heatmap, label, number
 
 FIRST = 6
 """Tags whose density is drawn at once, those with the most words; the others come by a click in the legend."""
@@ -178,7 +178,7 @@ def means_by_tag(names: Sequence[str], values: Float[ndarray, "word neuron"], ta
     trace = heatmap(table, shown, list(names), hover, None, "standard deviations from the mean")
     limit = float(np.nanmax(np.abs(table))) if np.isfinite(table).any() else 1.0
     figure = figure_of(trace.update(zmin=-limit, zmax=limit), height=160 + 16 * len(names), x="tag", y="neuron")
-    return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return as_matrix(figure)
 
 
 def apart(

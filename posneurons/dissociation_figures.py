@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from posneurons.errors import RunError
-from posneurons.theme import figure_of, heatmap, label, number, ordered
+from posneurons.theme import as_matrix, figure_of, heatmap, label, number, ordered
 
 MARKS = {"classical": "C", "strong": "S", "one-way": "o", "none": ""}
 """What stands in the cells of a pair."""
@@ -60,7 +60,7 @@ def verdict_matrix(rows: pd.DataFrame, tag_order: Sequence[str] | None = None) -
     figure = figure_of(trace, height=height, x="other tag, whose lesion is held against it", y="tag that suffers")
     figure.add_annotation(text=MEANING, xref="paper", yref="paper", x=0, y=1, yanchor="bottom", showarrow=False)
     figure.update_layout(margin={"t": 40})
-    return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return as_matrix(figure)
 
 
 def _text(row: Mapping[Any, Any], one: str, other: str) -> str:

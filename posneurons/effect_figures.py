@@ -17,7 +17,7 @@ from numpy import ndarray
 from posneurons.agreement_figures import SYMBOLS
 from posneurons.corpus_figures import boxes
 from posneurons.errors import PosNeuronsError
-from posneurons.theme import LIGHT, figure_of, heatmap, label, number, ordered
+from posneurons.theme import LIGHT, as_matrix, figure_of, heatmap, label, number, ordered
 
 NATS = "change of loss (nats per word)"
 PARTS = {
@@ -226,7 +226,7 @@ def expected(effect: Float[ndarray, "lesion tag"], lesions: Sequence[str], tags:
     trace = heatmap(effect, tags, [label(row) for row in lesions], hover, None, NATS)
     trace.update(zmin=-(limit or 1.0), zmax=limit or 1.0)
     figure = figure_of(trace, height=150 + 26 * len(lesions), x="measured tag", y="lesioned tag")
-    return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return as_matrix(figure)
 
 
 def _part_text(row: Any, part: str) -> str:

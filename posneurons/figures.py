@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from posneurons.errors import RunError
-from posneurons.theme import BAND, buttons, figure_of, heatmap, label, number, ordered
+from posneurons.theme import BAND, as_matrix, buttons, figure_of, heatmap, label, number, ordered
 from posneurons.words import ALPHA
 
 BASELINES = {
@@ -105,7 +105,7 @@ def lesion_matrix(lesions: pd.DataFrame, ablation: str, tag_order: Sequence[str]
     if len(shades) > 1:
         menu = buttons([SHADES[name] for name in shades], looks)
         figure.update_layout(updatemenus=[menu], margin={"t": 64})
-    return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return as_matrix(figure)
 
 
 def _shade(name: str, values: Any) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def confusion(result: Mapping[str, Any]) -> go.Figure:
     figure = figure_of(
         trace.update(zmin=0, zmax=1), height=150 + 24 * len(tags), x="tag read by the probe", y="true tag"
     )
-    return figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return as_matrix(figure)
 
 
 def _points(rows: pd.DataFrame, name: str, marker: dict[str, Any]) -> go.Scatter:

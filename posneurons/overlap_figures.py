@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from posneurons.errors import RunError
-from posneurons.theme import buttons, figure_of, heatmap, label, number, ordered
+from posneurons.theme import as_matrix, buttons, figure_of, heatmap, label, number, ordered
 from posneurons.words import ALPHA
 
 Row = Mapping[Hashable, Any]
@@ -95,7 +95,7 @@ def _pairs(
     hover = _matrix(frame.assign(text=[text(row) for row in rows]), tags, "text", "")
     trace = heatmap(_matrix(frame, tags, value), tags, [label(tag) for tag in tags], hover, marks, unit)
     figure = figure_of(trace, height=max(340, 150 + 24 * len(tags)), x="tag", y="tag")
-    return figure.update_yaxes(type="category", autorange="reversed", showgrid=False), tags
+    return as_matrix(figure), tags
 
 
 def _matrix(frame: pd.DataFrame, tags: Sequence[str], column: str, empty: object = np.nan) -> ndarray:

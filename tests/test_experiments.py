@@ -49,10 +49,9 @@ def test_help_says_what_is_asked_without_a_model(
     name: str, alone: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object, **__: object) -> None:
-        raise AssertionError("--help must not load anything")
+        raise AssertionError("--help must not load a model")
 
     monkeypatch.setattr("posneurons.models.load_model", never)
-    monkeypatch.setattr("posneurons.treebank.load_treebank", never)
     with pytest.raises(SystemExit) as end:
         alone(name, "--help")
     said = capsys.readouterr().out
@@ -158,6 +157,11 @@ def test_own_effects_stand_beside_the_range_of_their_random_sets(helper: Any, tm
     own = helper("setting")["own"](pd.read_parquet(run_directory(tmp_path) / "lesions.parquet"))
     assert own["delta"].to_dict() == {"NOUN": 0.25, "VERB": 0.5}
     assert own.loc["NOUN", ["control_low", "control_high", "control_mean"]].tolist() == [0.01, 0.02, 0.015]
+
+
+def test_a_lesion_that_helps_is_no_harm_even_above_its_random_sets(helper: Any) -> None:
+    cells = pd.DataFrame({"delta": [0.2, -0.1, 0.2], "control_high": [0.1, -0.2, 0.3], "q_value": [0.05, 0.06, np.nan]})
+    assert helper("setting")["passed"](cells) == {"tags": 3, "above all random sets": 1, "q <= 0.05": 1}
 
 
 def test_error_bars_reach_from_the_value_to_the_ends(helper: Any) -> None:

@@ -1,20 +1,111 @@
-"""The README's first example does what the README says."""
+"""What the README says: its examples run, its commands are understood, what it points to is there."""
 
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
+import typer
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+import posneurons as pn
+from posneurons.cli import STAGES, app
+from posneurons.config import Config
+from posneurons.methods import METHODS
+from posneurons.options import made
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for kind, text in BLOCKS
+    if kind == "sh"
+    for line in text.splitlines()
+    if line.strip()
+]
 
 
 def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+\.\d+", text)]
 
 
-def test_the_first_example_prints_what_stands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
-    code, shown = re.findall(r"```(?:python)?\n(.*?)```", README, re.DOTALL)[:2]
-    exec(compile(code, "README.md", "exec"), {})  # noqa: S102
-    printed = capsys.readouterr().out
+def run(code: str, names: dict[str, Any]) -> None:
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102
+
+
+def test_the_examples_run_and_the_first_prints_what_stands_below_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, as a reader would; all but the first on every twelfth row of the corpus."""
+    monkeypatch.chdir(tmp_path)
+    first, *others = [text for kind, text in BLOCKS if kind == "python"]
+    names: dict[str, Any] = {}
+    run(first, names)
+    printed, shown = capsys.readouterr().out, BLOCKS[1][1]
     assert re.findall("[A-Z]+", printed) == re.findall("[A-Z]+", shown)
     assert numbers(printed) == pytest.approx(numbers(shown), abs=0.03)  # bfloat16 rounds differently elsewhere
+    names["corpus"] = names["corpus"].select(np.arange(names["corpus"].n_rows) % 12 == 0)
+    for code in others:
+        run(code, names)
+    assert isinstance(names["page"], type(pn.show(names["page"])))
+    assert (tmp_path / f"{names['page'].name}.html").stat().st_size > 1e6
+    assert names["found"].rises().shape[0] == len(names["keys"]["NOUN"])
+
+
+def test_there_are_commands() -> None:
+    assert {words.split()[0] for words in COMMANDS} == {"make", "posneurons"}
+    assert {words.split()[1] for words in COMMANDS if words.startswith("posneurons")} >= {
+        "run", "rank", "lesion", "sweep", "steer", "verify", "tag", "report", "doctor",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("posneurons")])
+def test_commands_are_understood(line: str) -> None:
+    _, name, *words = shlex.split(line)
+    group = typer.main.get_command(app)
+    command = group.commands[name]  # type: ignore[attr-defined]
+    options = command.make_context(name, list(words)).params
+    if name in (*STAGES, "verify", "sweep"):
+        config = made(Config, options)
+        (replace(config, ablations=(options["ablation"],)) if name == "verify" else config).check()
+
+
+def test_an_option_that_is_not_there_would_be_noticed() -> None:
+    with pytest.raises(Exception, match="No such option"):
+        test_commands_are_understood("posneurons run --no-such-thing 3")
+
+
+def test_make_knows_its_targets() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([\w-]+)", README, re.MULTILINE)) <= targets
+
+
+def test_what_it_points_to_is_there() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith(("http", "#"))]
+    named = re.findall(r"\b(?:experiments|notebooks|posneurons|tests)/[\w/]+\.\w+", README)
+    assert links
+    assert [path for path in {*links, *named} if not (ROOT / path).exists()] == []
+
+
+def test_its_pictures_are_drawings() -> None:
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert pictures
+    assert {ET.parse(ROOT / path).getroot().tag for path in pictures} == {"{http://www.w3.org/2000/svg}svg"}  # noqa: S314
+
+
+def test_it_names_every_method_module_and_notebook() -> None:
+    tree = next(text for _, text in BLOCKS if text.startswith("posneurons/"))
+    modules = {path.stem for path in (ROOT / "posneurons").glob("[!_]*.py")}
+    told = set(re.findall(r"\w+", tree))
+    plain = {name for name in modules if not name.endswith(("_figures", "_cards")) and name != "views"}
+    helpers = {
+        "errors", "words", "records", "sentences", "results", "effects", "memory", "writing", "quadrature",
+        "loss_table", "sweep_plan", "neuron_lists", "doctor", "fluency", "verdicts", "conll_writing",
+    }  # fmt: skip
+    assert plain - told <= helpers
+    assert [name for name in METHODS if f"`{name}`" not in README] == []
+    assert [path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem not in README] == []
