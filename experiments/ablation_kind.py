@@ -26,7 +26,7 @@ from plotly.subplots import make_subplots
 
 import posneurons as pn
 from posneurons.lesion_results import LesionResult
-from posneurons.theme import LIGHT, label, number
+from posneurons.theme import LIGHT, error_bars, label, number
 
 KINDS = ("zero", "mean", "balanced_mean", "resample:draws=2", "resample:donor=other")
 COLOURS = (setting.BLUE, setting.ORANGE, setting.GREEN, setting.PINK, setting.RED, setting.SKY, setting.GREY)
@@ -49,7 +49,7 @@ def picture(results: dict[str, LesionResult], effects: dict[str, pd.DataFrame], 
         np.linspace(0.3, -0.3, len(effects)), effects.items(), COLOURS, strict=False
     ):
         rows = cells.loc[order]
-        error = setting.bars(rows["ci_low"], rows["delta"], rows["ci_high"], color=colour)
+        error = error_bars(rows["ci_low"], rows["delta"], rows["ci_high"], width=0, color=colour)
         look = {"mode": "markers", "marker": {"color": colour, "size": 7}, "name": kind}
         figure.add_scatter(x=rows["delta"], y=np.arange(len(order)) + offset, error_x=error, **look, row=1, col=1)
     setting.of_tags(figure, first, order, panel=1)

@@ -30,7 +30,7 @@ from posneurons.agreement import spearman
 from posneurons.neurons import NeuronSet
 from posneurons.overlap import overlaps
 from posneurons.records import Ranking
-from posneurons.theme import label
+from posneurons.theme import error_bars, label
 
 NAMES = {"correlation": "encodes it best", "attribution": "used most", "unused": "encodes it, but not used"}
 COLOURS = dict(zip(NAMES, (setting.BLUE, setting.ORANGE, setting.GREEN), strict=True))
@@ -83,7 +83,7 @@ def picture(encoded: Ranking, used: Ranking, found: Any, effects: dict[str, pd.D
     setting.random_ranges(figure, [effects["correlation"], effects["attribution"]], order, panel=2)
     for offset, (name, colour) in zip((0.2, 0, -0.2), COLOURS.items(), strict=True):
         rows = effects[name].loc[order]
-        error = setting.bars(rows["ci_low"], rows["delta"], rows["ci_high"], color=colour)
+        error = error_bars(rows["ci_low"], rows["delta"], rows["ci_high"], width=0, color=colour)
         kind = {"mode": "markers", "marker": {"color": colour, "size": 8}, "name": NAMES[name], "legendgroup": name}
         figure.add_scatter(x=rows["delta"], y=np.arange(len(order)) + offset, error_x=error, **kind, row=1, col=2)
     figure.update_xaxes(title_text="encodes: |correlation| with the tag", col=1, rangemode="tozero", ticks="")

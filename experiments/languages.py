@@ -28,7 +28,7 @@ from plotly.subplots import make_subplots
 
 import posneurons as pn
 from posneurons.fluency import fluency
-from posneurons.theme import label, number
+from posneurons.theme import error_bars, label, number
 
 TAGS = ("NOUN", "VERB", "ADJ", "ADP", "PRON")
 TRAIN_WORDS = 6000
@@ -75,7 +75,7 @@ def picture(table: pd.DataFrame, effects: pd.DataFrame) -> Any:
         height = rows["treebank"].map(dict(zip(table["treebank"], y, strict=True))) + shift
         passed = np.where(rows["q_value"] <= 0.05, "diamond", "diamond-open")
         look = {"color": colour, "size": 9, "symbol": passed.tolist(), "line_width": 1.5}
-        error = setting.bars(*(squeezed(rows[name]) for name in ("ci_low", "delta", "ci_high")), color=colour)
+        error = error_bars(*(squeezed(rows[name]) for name in ("ci_low", "delta", "ci_high")), width=0, color=colour)
         look = {"error_x": error, "mode": "markers", "marker": look, "name": label(tag)}
         figure.add_scatter(x=squeezed(rows["delta"]), y=height, **look, row=1, col=2)
         for low, high, at in zip(rows["control_low"], rows["control_high"], height, strict=True):

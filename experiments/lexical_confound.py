@@ -32,7 +32,7 @@ from plotly.subplots import make_subplots
 import posneurons as pn
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
-from posneurons.theme import label
+from posneurons.theme import error_bars, label
 
 Keys = dict[str, NeuronSet]
 ROWS = {
@@ -86,7 +86,7 @@ def picture(effects: dict[str, pd.DataFrame], tags: list[str]) -> Any:
             row = effects[name].loc[tag]
             line = {"mode": "lines", "line": {"color": "#b9bfc6", "width": 9}}
             figure.add_scatter(x=row[["control_low", "control_high"]], y=[place, place], **line, row=1, col=panel)
-            error = setting.bars([row["ci_low"]], [row["delta"]], [row["ci_high"]], color=colour)
+            error = error_bars([row["ci_low"]], [row["delta"]], [row["ci_high"]], width=0, color=colour)
             look = {"color": colour, "size": 9, "symbol": "circle" if place in (0, 4, 5, 6, 7) else "circle-open"}
             look = {"error_x": error, "mode": "markers", "marker": look}
             figure.add_scatter(x=[row["delta"]], y=[place], **look, row=1, col=panel)

@@ -31,7 +31,7 @@ from posneurons.lesion_results import LesionResult
 from posneurons.lesion_study import Workbench
 from posneurons.neurons import NeuronSet
 from posneurons.significance import bootstrap_interval, cluster_sums
-from posneurons.theme import BAND, LIGHT
+from posneurons.theme import BAND, LIGHT, error_bars
 from posneurons.verdicts import judge
 
 METHODS = ("attribution", "correlation")
@@ -92,7 +92,7 @@ def picture(results: list[LesionResult], pair: list[str], words: list[int], cont
         for tag, colour in zip(pair, (setting.BLUE, setting.ORANGE), strict=True):
             mine = cells[(cells["set"] == "key") & (cells["lesion"] == tag)].set_index("tag").reindex(pair)
             line = {"color": colour, "width": 2.5}
-            error = setting.bars(mine["ci_low"], mine["delta"], mine["ci_high"], color=colour)
+            error = error_bars(mine["ci_low"], mine["delta"], mine["ci_high"], width=0, color=colour)
             figure.add_scatter(x=[0, 1], y=mine["delta"], error_y=error, line=line, marker_size=9, col=panel, row=1)
             place = pair.index(tag)
             top = mine["ci_high"].iloc[place]

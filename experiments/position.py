@@ -32,7 +32,7 @@ from posneurons.figures import BASELINES
 from posneurons.overlap import overlaps
 from posneurons.records import Ranking
 from posneurons.results import ProbeResult
-from posneurons.theme import LIGHT
+from posneurons.theme import LIGHT, error_bars
 
 POSITIONS = ("predict", "first", "last")
 WHERE = dict(zip(POSITIONS, ("before the word", "on its first token", "on its last token"), strict=True))
@@ -94,7 +94,7 @@ def picture(table: pd.DataFrame, effects: dict[str, pd.DataFrame]) -> Any:
     setting.random_ranges(figure, list(effects.values()), order, panel=2)
     for offset, at in zip((0.22, 0, -0.22), POSITIONS, strict=True):
         rows = effects[at].loc[order]
-        error = setting.bars(rows["ci_low"], rows["delta"], rows["ci_high"], color=COLOURS[at])
+        error = error_bars(rows["ci_low"], rows["delta"], rows["ci_high"], width=0, color=COLOURS[at])
         kind = {"mode": "markers", "marker": {"color": COLOURS[at], "size": 8}, "name": f"found {WHERE[at]}"}
         figure.add_scatter(x=rows["delta"], y=np.arange(len(order)) + offset, error_x=error, **kind, row=1, col=2)
     setting.of_tags(figure, effects["predict"], order, panel=2)

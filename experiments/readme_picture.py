@@ -22,7 +22,7 @@ import setting
 from plotly.subplots import make_subplots
 
 from posneurons.manifest import read_json
-from posneurons.theme import label, number
+from posneurons.theme import error_bars, label, number
 
 
 def chosen(run: Path, method: str, ablation: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -66,7 +66,7 @@ def picture(rows: pd.DataFrame) -> go.Figure:
     figure.add_scatter(
         x=random["delta"], y=places, mode="markers", marker=dots, name="matched random neurons", row=1, col=2
     )
-    error = setting.bars(effects["ci_low"], effects["delta"], effects["ci_high"], color=setting.BLUE)
+    error = error_bars(effects["ci_low"], effects["delta"], effects["ci_high"], width=0, color=setting.BLUE)
     look = {"mode": "markers", "marker": {"color": setting.BLUE, "size": 10, "symbol": "diamond"}, "error_x": error}
     figure.add_scatter(x=effects["delta"], y=y, name="the tag’s own neurons, 95 % interval", **look, row=1, col=2)
     end = 1.12 * float(np.nanmax([limit, effects["ci_high"].iloc[1:].max()]))

@@ -115,13 +115,6 @@ def passed(cells: pd.DataFrame) -> dict[str, Any]:
     return {"tags": len(cells), "above all random sets": int(above.sum()), "q <= 0.05": int(sure)}
 
 
-def bars(low: Sequence[float], value: Sequence[float], high: Sequence[float], **more: Any) -> dict[str, Any]:
-    """Error bars from a value to the ends of its interval."""
-    middle = np.asarray(value)
-    up, down = (np.asarray(high) - middle).tolist(), (middle - np.asarray(low)).tolist()
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5, "width": 0} | more
-
-
 def said(figure: go.Figure, x: Any, y: Any, text: str, *, colour: str = INK, panel: int = 1, **more: Any) -> None:
     """A direct label in one of the panels of a row, at the place of some data."""
     axis = "" if panel == 1 else str(panel)

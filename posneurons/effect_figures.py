@@ -17,7 +17,7 @@ from numpy import ndarray
 from posneurons.agreement_figures import SYMBOLS
 from posneurons.corpus_figures import boxes
 from posneurons.errors import PosNeuronsError
-from posneurons.theme import LIGHT, as_matrix, figure_of, heatmap, label, number, ordered
+from posneurons.theme import LIGHT, as_matrix, error_bars, figure_of, heatmap, label, number, ordered
 
 NATS = "change of loss (nats per word)"
 PARTS = {
@@ -56,8 +56,7 @@ def parts(frame: pd.DataFrame, tag: str | None = None) -> go.Figure:
         trace = go.Scatter(x=_gaps(rows[part]), y=names, name=words, mode="markers", hovertext=hover, hoverinfo="text")
         trace.update(marker={"symbol": symbol, "size": 10, "opacity": 0.9})
         if part == "sum_of_singles":
-            above, below = rows["sum_high"] - rows[part], rows[part] - rows["sum_low"]
-            trace.error_x = {"array": above.tolist(), "arrayminus": below.tolist(), "thickness": 1.5, "width": 4}
+            trace.error_x = error_bars(rows["sum_low"], rows[part], rows["sum_high"])
         traces.append(trace)
     of = "the set’s own tag" if tag is None else label(tag)
     title = f"change of loss of {of} (nats per word)"
@@ -85,8 +84,7 @@ def rounds(frame: pd.DataFrame) -> go.Figure:
         x = rows["round"].tolist()
         hover = [_round_text(row) for row in rows.to_dict("records")]
         own = go.Scatter(x=x, y=_gaps(rows["rise"]), name=label(tag), mode="lines+markers", legendgroup=label(tag))
-        above, below = rows["rise_high"] - rows["rise"], rows["rise"] - rows["rise_low"]
-        own.error_y = {"array": above.tolist(), "arrayminus": below.tolist(), "thickness": 1.5, "width": 4}
+        own.error_y = error_bars(rows["rise_low"], rows["rise"], rows["rise_high"])
         own.update(line={"color": colour, "width": 2.5}, hovertext=hover, hoverinfo="text")
         mean = go.Scatter(x=x, y=_gaps(rows["control_mean"]), mode="lines+markers", legendgroup=label(tag))
         mean.update(line={"color": colour, "dash": "dot"}, hovertext=hover, hoverinfo="text", showlegend=False)

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from posneurons.errors import RunError
-from posneurons.theme import BAND, as_matrix, buttons, figure_of, heatmap, label, number, ordered
+from posneurons.theme import BAND, as_matrix, buttons, error_bars, figure_of, heatmap, label, number, ordered
 from posneurons.words import ALPHA
 
 BASELINES = {
@@ -147,8 +147,7 @@ def lesion_against_controls(lesions: pd.DataFrame, ablation: str) -> go.Figure:
     dots.hovertext = [f"<b>{label(tag)}</b>, control {draw}<br>{number(delta)} nats" for tag, draw, delta in triples]
     diamonds = _points(own, "the tag’s own neurons, 95 % interval", marker={"symbol": "diamond", "size": 11})
     diamonds.hovertext = [_cell_text(cell) for cell in own.to_dict("records")]
-    above, below = own["ci_high"] - own["delta"], own["delta"] - own["ci_low"]
-    diamonds.error_x = {"array": above.tolist(), "arrayminus": below.tolist(), "thickness": 1.5, "width": 4}
+    diamonds.error_x = error_bars(own["ci_low"], own["delta"], own["ci_high"])
     diamonds.zorder = 1
     height = 150 + 24 * len(own)
     figure = figure_of(diamonds, dots, height=height, x="rise of own loss (nats per word)", y="tag")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -57,7 +57,23 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); expected a file of a finished run") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: damaged ({error}); expected JSON; delete it and run the same command again") from None
+        raise damaged(str(path), f"damaged ({error})", "JSON") from None
+
+
+def damaged(where: str, found: str, expected: str) -> RunError:
+    """The error of a file of a run that is not what a run writes: where, what was found, what was expected."""
+    return RunError(f"{where}: {found}; expected {expected}; delete the file and run the same command again")
+
+
+def check_fields(where: str, value: Any, fields: Mapping[str, type]) -> dict[str, Any]:
+    """The JSON object itself. Raises RunError where a name of `fields` is not in it, or is of another type."""
+    if not isinstance(value, dict):
+        raise damaged(where, f"{value!r:.40}", "a JSON object")
+    for name, kind in fields.items():
+        found = value.get(name)
+        if not isinstance(found, kind):
+            raise damaged(where, f"{name} is {'missing' if found is None else repr(found)[:40]}", kind.__name__)
+    return value
 
 
 def _without_nan(content: Any) -> Any:

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from posneurons import neuron_html
-from posneurons.errors import RunError
-from posneurons.manifest import read_json, write_whole
+from posneurons.manifest import check_fields, damaged, read_json, write_whole
 from posneurons.words import At, Scope
 
 if TYPE_CHECKING:
@@ -206,7 +205,7 @@ class NeuronPage:
                 notes=tuple(content["notes"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(where, f"damaged ({type(error).__name__}: {error})") from None
+            raise damaged(where, f"damaged ({type(error).__name__}: {error})", WHOLE) from None
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each tag: words, mean activation, effect, its interval and words, and the rank by each method."""
@@ -239,6 +238,7 @@ class NeuronPage:
 _AS_THEY_ARE = (
     "layer", "neuron", "n_neurons", "model", "treebank", "at", "split", "effect_split", "ablation", "scope"
 )  # fmt: skip
+WHOLE = "what posneurons wrote"
 _FIELDS: dict[str, type] = {
     **dict.fromkeys(("layer", "neuron", "n_neurons"), int),
     **dict.fromkeys(("model", "treebank", "at", "split", "effect_split", "ablation", "scope"), str),
@@ -264,29 +264,20 @@ def read_pages(path: Path) -> list[NeuronPage]:
     content = read_json(path)
     pages = content.get("pages") if isinstance(content, dict) else None
     if not isinstance(pages, list):
-        raise _damaged(str(path), f"no list of pages but {content!r:.40}")
+        raise damaged(str(path), f"no list of pages but {content!r:.40}", WHOLE)
     return [NeuronPage.from_dict(each, f"{path}: page {number}") for number, each in enumerate(pages, start=1)]
-
-
-def _damaged(where: str, found: str, expected: str = "what posneurons wrote") -> RunError:
-    return RunError(f"{where}: {found}; expected {expected}; delete the file and run the same command again")
 
 
 def _check(content: Any, where: str) -> None:
     """Raise RunError where a field is missing, of another type, or of another length than its like."""
-    if not isinstance(content, Mapping):
-        raise _damaged(where, f"{content!r:.40}", "a JSON object")
-    for name, kind in _FIELDS.items():
-        found = content.get(name)
-        if not isinstance(found, kind):
-            raise _damaged(where, f"{name} is {'missing' if found is None else repr(found)[:40]}", kind.__name__)
+    check_fields(where, content, _FIELDS)
     n_tags, n_bins = len(content["tags"]), len(content["edges"]) - 1
     for name in ("words", "means", "counts", "effects"):
         if len(content[name]) != n_tags:
-            raise _damaged(where, f"{len(content[name])} {name} of {n_tags} tags", "one for each tag")
+            raise damaged(where, f"{len(content[name])} {name} of {n_tags} tags", "one for each tag")
     for row in content["counts"]:
         if not isinstance(row, list) or len(row) != n_bins:
-            raise _damaged(where, f"counts of a tag are {row!r:.40}", f"a number for each of {n_bins} bins")
+            raise damaged(where, f"counts of a tag are {row!r:.40}", f"a number for each of {n_bins} bins")
 
 
 def _excerpt(content: Mapping[str, Any]) -> Excerpt:

@@ -8,15 +8,13 @@ read here, and whatever is not so is one line that says where. Files that runs o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from posneurons.errors import RunError
-from posneurons.manifest import read_json
+from posneurons.manifest import check_fields, damaged, read_json
 
 MANIFEST: dict[str, type] = {
     **dict.fromkeys(("posneurons", "command", "created", "platform"), str),
@@ -95,12 +93,12 @@ class Run:
 def read_run(run_dir: Path) -> Run:
     """All files of a run directory that its manifest calls done. Raises RunError where one is missing or damaged."""
     path = run_dir / "manifest.json"
-    manifest = _check(path, read_json(path), MANIFEST)
+    manifest = check_fields(str(path), read_json(path), MANIFEST)
     for stage, state in manifest["stages"].items():
         if not isinstance(state, dict) or not isinstance(state.get("state"), str):
-            raise _damaged(path, f"stages: {stage}.state is missing", "str")
+            raise damaged(str(path), f"stages: {stage}.state is missing", "str")
     for row in manifest["dropped"]:
-        _check(path, row, {"tag": str, "reason": str, "words": int}, "dropped: ")
+        check_fields(f"{path}: dropped", row, {"tag": str, "reason": str, "words": int})
     bare = Run(manifest)
     rank, probe, lesion, verify, sweep = (bare.done(each) for each in ("rank", "probe", "lesion", "verify", "sweep"))
     pages = run_dir / "neuron_pages.json"
@@ -120,31 +118,16 @@ def read_run(run_dir: Path) -> Run:
     )
 
 
-def _damaged(path: Path, found: str, expected: str) -> RunError:
-    return RunError(f"{path}: {found}; expected {expected}; delete it and run the same command again")
-
-
-def _check(path: Path, value: Any, fields: Mapping[str, type], where: str = "") -> dict[str, Any]:
-    """The mapping itself. Raises RunError where a name of `fields` is not in it, or is of another type."""
-    if not isinstance(value, dict):
-        raise _damaged(path, f"{where}{value!r:.40}", "a JSON object")
-    for name, kind in fields.items():
-        found = value.get(name)
-        if not isinstance(found, kind):
-            raise _damaged(path, f"{where}{name} is {'missing' if found is None else repr(found)[:40]}", kind.__name__)
-    return value
-
-
 def _read_table(path: Path, columns: str) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except FileNotFoundError:
-        raise _damaged(path, "no such file", "a file of a finished run") from None
+        raise damaged(str(path), "no such file", "a file of a finished run") from None
     except (OSError, ValueError) as error:
-        raise _damaged(path, f"damaged ({str(error).splitlines()[0]})", "a Parquet table") from None
+        raise damaged(str(path), f"damaged ({str(error).splitlines()[0]})", "a Parquet table") from None
     if lacking := [name for name in columns.split() if name not in frame]:
         expected = f"columns {', '.join(columns.split())} (an older version of posneurons wrote fewer)"
-        raise _damaged(path, f"no column {', '.join(lacking)}", expected)
+        raise damaged(str(path), f"no column {', '.join(lacking)}", expected)
     return frame
 
 
@@ -154,29 +137,31 @@ def _read_later(path: Path, columns: str) -> pd.DataFrame | None:
 
 
 def _read_keys(path: Path) -> dict[str, dict[str, list[str]]]:
-    content = _check(path, read_json(path), {})
+    content = check_fields(str(path), read_json(path), {})
     for method, tags in content.items():
-        for tag, names in _check(path, tags, {}, f"{method}: ").items():
-            _check(path, tags, {tag: list}, f"{method}: ")
+        for tag, names in check_fields(f"{path}: {method}", tags, {}).items():
+            check_fields(f"{path}: {method}", tags, {tag: list})
             for name in names:
                 if not isinstance(name, str) or not re.fullmatch(r"L\d+N\d+", name):
-                    raise _damaged(path, f"{method}, {tag}: {name!r:.40}", "a name like L3N12")
+                    raise damaged(str(path), f"{method}, {tag}: {name!r:.40}", "a name like L3N12")
     return content
 
 
 def _read_probe(path: Path) -> list[dict[str, Any]]:
-    results = _check(path, read_json(path), {"results": list})["results"]
+    results = check_fields(str(path), read_json(path), {"results": list})["results"]
     for i, result in enumerate(results):
-        size = len(_check(path, result, PROBE, f"result {i}: ")["classes"])
+        size = len(check_fields(f"{path}: result {i}", result, PROBE)["classes"])
         if [len(row) for row in result["confusion"]] != [size] * size:
-            raise _damaged(path, f"result {i}: the confusion is not {size} × {size}", "a row and a column per class")
+            raise damaged(
+                str(path), f"result {i}: the confusion is not {size} × {size}", "a row and a column per class"
+            )
     return list(results)
 
 
 def _read_verify(path: Path) -> dict[str, Any]:
-    content = _check(path, read_json(path), VERIFY)
+    content = check_fields(str(path), read_json(path), VERIFY)
     for row in content["agreement"]:
-        _check(path, row, {"estimate": str, "tag": str, "exact": str}, "agreement: ")
+        check_fields(f"{path}: agreement", row, {"estimate": str, "tag": str, "exact": str})
     return content
 
 

@@ -20,7 +20,7 @@ from posneurons.ablations import parse
 from posneurons.config import Config
 from posneurons.errors import NeuronError, RunError
 from posneurons.lesion_study import Workbench
-from posneurons.manifest import Manifest, read_json, write_json, write_whole
+from posneurons.manifest import Manifest, damaged, read_json, write_json, write_whole
 from posneurons.neurons import NeuronSet
 from posneurons.study import Study
 from posneurons.sweep_plan import Best, Plan, best_of
@@ -124,6 +124,4 @@ def _best(study: Study, plan: Plan, path: Path) -> dict[str, dict[str, Best]]:
             for method, tags in read_json(path).items()
         }
     except (AttributeError, TypeError, NeuronError):
-        raise RunError(
-            f"{path}: damaged; expected neurons by method and tag; delete it and run the same again"
-        ) from None
+        raise damaged(str(path), "damaged", "neurons by method and tag") from None

@@ -28,12 +28,11 @@ from tqdm.auto import tqdm
 
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS
-from posneurons.errors import RunError
 from posneurons.fills import Condition, Fill
 from posneurons.lesion_study import MEASURES, Workbench
 from posneurons.lesions import INTACT, stream_losses
 from posneurons.lexicon import Lexicon
-from posneurons.manifest import write_whole
+from posneurons.manifest import damaged, write_whole
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
 from posneurons.words import Scope
@@ -274,10 +273,8 @@ def _read(path: Path, n_conditions: int, n_tags: int) -> Tally:
     try:
         return Tally.from_frame(pd.read_parquet(path), n_conditions, n_tags)
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{path}: damaged ({str(error).splitlines()[0]}); expected the sums of {n_conditions} lesions over "
-            f"{n_tags} tags; delete it and run the same command again"
-        ) from None
+        expected = f"the sums of {n_conditions} lesions over {n_tags} tags"
+        raise damaged(str(path), f"damaged ({str(error).splitlines()[0]})", expected) from None
 
 
 def _of_rows(fills: tuple[Fill, ...], corpus: Corpus, keep: Bool[ndarray, " row"]) -> tuple[Fill, ...]:

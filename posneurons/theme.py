@@ -97,6 +97,17 @@ def figure_of(*traces: object, height: int, x: str, y: str) -> go.Figure:
     return figure.update_xaxes(type="category", showgrid=True)
 
 
+def error_bars(low: Any, value: Any, high: Any, **more: Any) -> dict[str, Any]:
+    """From each value to the ends of its interval; all three are arrays, or what numpy makes one of.
+
+    >>> error_bars([0.0], [1.0], [3.0], width=0)["arrayminus"]
+    [1.0]
+    """
+    middle = np.asarray(value)
+    up, down = (np.asarray(high) - middle).tolist(), (middle - np.asarray(low)).tolist()
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5, "width": 4} | more
+
+
 def as_matrix(figure: go.Figure) -> go.Figure:
     """The same figure, its categories from the top down, without lines between its cells."""
     return figure.update_xaxes(showgrid=False).update_yaxes(type="category", autorange="reversed", showgrid=False)

@@ -164,12 +164,6 @@ def test_a_lesion_that_helps_is_no_harm_even_above_its_random_sets(helper: Any) 
     assert helper("setting")["passed"](cells) == {"tags": 3, "above all random sets": 1, "q <= 0.05": 1}
 
 
-def test_error_bars_reach_from_the_value_to_the_ends(helper: Any) -> None:
-    bars = helper("setting")["bars"]([0.1], [0.3], [0.6])
-    assert bars["array"] == pytest.approx([0.3])
-    assert bars["arrayminus"] == pytest.approx([0.2])
-
-
 def test_what_is_undefined_is_a_dash(helper: Any) -> None:
     interval = helper("setting")["interval"]
     assert interval(float("nan"), 0.0, 1.0) == "–"

@@ -180,3 +180,11 @@ def test_names_from_data_are_shown_letter_by_letter():
         text = json.dumps(json.loads(figure.to_json()))
         assert shown in text
         assert EVIL not in text
+
+
+def test_error_bars_reach_from_the_value_to_the_ends():
+    bars = theme.error_bars(pd.Series([0.1, np.nan]), [0.3, 0.3], np.array([0.6, 0.6]), width=0)
+    assert bars["array"] == pytest.approx([0.3, 0.3])
+    assert bars["arrayminus"][0] == pytest.approx(0.2)
+    assert np.isnan(bars["arrayminus"][1])
+    assert (bars["symmetric"], bars["width"]) == (False, 0)

@@ -281,7 +281,7 @@ def test_another_sweep_in_the_same_folder_and_damage_are_errors(tmp_path: Path) 
         sweep(demo.model(), few().shuffled(1), {"correlation": best()}, plan, folder)
     path = next(folder.glob("*.parquet"))
     path.write_bytes(b"PAR1")
-    with pytest.raises(RunError, match=rf"{path.name}: damaged .*; delete it and run the same command again"):
+    with pytest.raises(RunError, match=rf"{path.name}: damaged .*; delete the file and run the same command again"):
         swept(folder, plan)
     path.unlink()
     assert len(swept(folder, plan)) == 2 * 2 * len(few().tags)
@@ -447,7 +447,7 @@ def test_a_sweep_stands_beside_a_run_and_leaves_its_options(tmp_path: Path) -> N
     moved = Path(shutil.copytree(tmp_path / "run", tmp_path / "copy"))
     (moved / "sweep.parquet").unlink()
     (moved / "sweep/sets.json").write_text('{"correlation": 3}')
-    with pytest.raises(RunError, match=r"sets.json: damaged; expected neurons by method and tag; delete it"):
+    with pytest.raises(RunError, match=r"sets.json: damaged; expected neurons by method and tag; delete the file"):
         sweep_run.run(asked, plan, moved, progress=False)
 
 
