@@ -11,7 +11,7 @@ Measured: rank correlation over the 4,608 neurons 0.03 (with other tags' use -0.
 "Encoded" is how far a neuron's activation before a word goes with the word's tag (correlation, either way), "used" the
 estimated effect of the neuron on the loss of the tag's words against others (`attribution`), both on the training
 words. Rivals: the same comparison with the attribution to other tags; the overlap of random sets of the same layers;
-and lesions of random sets that match in layer and size of effect. The third set holds the neurons that encode the tag
+and lesions of random sets that match in layer and size. The third set holds the neurons that encode the tag
 best among those outside the 500 best by attribution. Attribution estimates what a lesion measures, so that its neurons
 have an advantage, and neurons that are left out by it a disadvantage.
 """
@@ -125,7 +125,7 @@ def main() -> None:
         "Neurons that encode a tag, and neurons that the model uses for it",
         f"{setting.treebank_of(corpus.name)}; {options.k} neurons of each kind; left: the darker, the more neurons, "
         f"those in two sets have a ring; right: set to their mean, 95 % intervals over {bench.clusters()[0]}s; grey: "
-        f"the range of {2 * options.controls} random sets matched in layer and size of effect.",
+        f"the range of {2 * options.controls} random sets matched in layer and size.",
         height=470,
         legend=1,
     )

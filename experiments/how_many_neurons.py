@@ -88,7 +88,7 @@ def main() -> None:
         picture(cells, found, tags),
         "How many neurons carry a tag: harm by the number of neurons lesioned",
         f"{setting.treebank_of(corpus.name)}; best by {options.method}, set to their mean; grey: the range of "
-        f"{options.controls} random sets matched in layer and size of effect; dotted: where half of the rise at k = "
+        f"{options.controls} random sets matched in layer and size; dotted: where half of the rise at k = "
         f"{max(options.k)} is reached.",
         height=500,
         legend=1,

@@ -100,14 +100,14 @@ def picture(results: list[LesionResult], pair: list[str], words: list[int], cont
             setting.said(figure, place, top, f"lesion of {tag} neurons", **where)
         keys = cells[cells["set"] == "key"]
         low = min(float(random["min"].min()), float(keys["ci_low"].min()))
-        where = {"colour": GREY_TEXT, "panel": panel, "yanchor": "top", "yshift": -4}
+        where = {"colour": GREY_TEXT, "panel": panel, "yanchor": "top", "yshift": -9}
         setting.said(figure, 0.5, low, f"{2 * controls} matched random lesions", **where)
         ends[0], ends[1] = min(ends[0], low), max(ends[1], float(keys["ci_high"].max()))
     ticks = [f"{tag} words<br>(n = {n:,})" for tag, n in zip(pair, words, strict=True)]
     figure.update_xaxes(
         tickvals=[0, 1], ticktext=ticks, range=[-0.5, 1.5], showgrid=False, zeroline=False, title_text="words measured"
     )
-    room = 0.14 * (ends[1] - ends[0])
+    room = 0.18 * (ends[1] - ends[0])
     figure.update_yaxes(range=[ends[0] - room, ends[1] + room])
     figure.update_yaxes(title_text=setting.RISE, col=1)
     return figure
@@ -134,7 +134,7 @@ def main() -> None:
         picture(results, options.pair, words, options.controls),
         f"What lesions of {options.pair[0]} and {options.pair[1]} neurons do to words of the two tags",
         f"{setting.treebank_of(corpus.name)}; neurons set to their mean; 95 % intervals over {bench.clusters()[0]}s; "
-        f"grey: the range of {options.controls} random sets for each of the two, matched in layer and size of effect.",
+        f"grey: the range of {options.controls} random sets for each of the two, matched in layer and size.",
     )
     setting.finish(figure, [pd.DataFrame(table)], lines, options)
 

@@ -28,7 +28,7 @@ from plotly.subplots import make_subplots
 
 import posneurons as pn
 from posneurons.agreement import spearman
-from posneurons.figures import BASELINES
+from posneurons.run_rows import BASELINES
 from posneurons.overlap import overlaps
 from posneurons.records import Ranking
 from posneurons.results import ProbeResult

@@ -109,7 +109,7 @@ def main() -> None:
         "What the lesion of each tag’s neurons does to the words of every tag",
         f"{setting.treebank_of(bank)}; {manifest['config']['top']} best neurons of each of {tags} tags by "
         f"{options.method}, under {options.ablation} ablation; {int(words.sum()):,} test words; grey: {draws} random "
-        "sets for each tag, matched in layer and size of effect; dot: q ≤ 0.05.",
+        "sets for each tag, matched in layer and size; dot: q ≤ 0.05.",
         height=520,
         legend=1,
     )

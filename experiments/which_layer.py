@@ -9,7 +9,7 @@ Measured: on 1,500 words, layers 0 and 5 of six do most (NOUN 0.11 and 0.09 nats
           tags. Rise and number of the 50 best go together over layers, r 0.66 (attribution) and 0.76 (correlation).
 
 For each tag and layer the 25 best neurons of that layer by `attribution` are set to their mean, and so are random sets
-of the same layer and size of effect (the arm "layer" of a sweep). Layers are compared by what equally many neurons do;
+of the same layer and size (the arm "layer" of a sweep). Layers are compared by what equally many neurons do;
 what a whole layer does is not asked. p is one-sided, against the random sets only, and not corrected.
 """
 
@@ -93,7 +93,7 @@ def main() -> None:
         picture(cells, profiles, tags, words),
         "Lesions by layer, and where rankings put their best neurons",
         f"{setting.treebank_of(corpus.name)}; {options.top} best neurons of each layer by attribution, set to their "
-        f"mean; grey: the range of {options.controls} random sets of the same layer and size of effect; below, the "
+        f"mean; grey: the range of {options.controls} random sets of the same layer and size; below, the "
         f"layers of the {BEST} best of the model.",
         height=480,
         legend=2,

@@ -13,9 +13,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from posneurons.corpus_figures import boxes
 from posneurons.errors import NeuronError
-from posneurons.theme import as_matrix, figure_of, heatmap, label, number
+from posneurons.theme import as_matrix, boxes, figure_of, heatmap, label, number
 
 FIRST = 6
 """Tags whose density is drawn at once, those with the most words; the others come by a click in the legend."""

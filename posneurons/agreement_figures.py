@@ -14,10 +14,9 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from posneurons.errors import PosNeuronsError
-from posneurons.figures import BASELINES
-from posneurons.theme import LIGHT, buttons, figure_of, label, number, ordered
+from posneurons.run_rows import BASELINES
+from posneurons.theme import LIGHT, SYMBOLS, buttons, figure_of, gaps, label, number, ordered
 
-SYMBOLS = ("diamond", "circle", "square", "triangle-up", "cross", "x", "star", "triangle-down")
 MEASURES = {
     "spearman": "rank correlation (Spearman)",
     "pearson": "correlation (Pearson)",
@@ -48,7 +47,7 @@ def dots(
             for place, (tag, value) in enumerate(zip(names, values, strict=True))
         ]
         marker = {"size": 9, "symbol": SYMBOLS[number_ % len(SYMBOLS)], "opacity": 0.9}
-        trace = go.Scatter(x=_gaps(values), y=names, name=label(name), mode="markers", marker=marker)
+        trace = go.Scatter(x=gaps(values), y=names, name=label(name), mode="markers", marker=marker)
         traces.append(trace.update(hovertext=hover, hoverinfo="text"))
     figure = figure_of(*traces, height=150 + 24 * len(tags), x=x, y="tag")
     for place in lines:
@@ -101,7 +100,7 @@ def verified(frame: pd.DataFrame, exact: str = "effect") -> go.Figure:
                  for tag, value, note in zip(tags, column, notes, strict=True)]
                 for each, column in zip(estimates, values, strict=True)
             ]  # fmt: skip
-            looks.append({"x": [_gaps(column) for column in values], "hovertext": hover})
+            looks.append({"x": [gaps(column) for column in values], "hovertext": hover})
         menu = buttons([MEASURES[name] for name in shown], looks)
         figure.update_layout(
             updatemenus=[menu], xaxis={"title": "agreement with exact ablation", "range": [-0.05, 1.05]}
@@ -196,8 +195,3 @@ def found(tags: Sequence[str], columns: Columns, decoys: Columns) -> go.Figure:
     ]
     figure = dots(tags, shown, "share or chance (0 to 1)", notes=notes, lines=[0.5])
     return figure.update_xaxes(range=[-0.05, 1.05])
-
-
-def _gaps(values: Float[ndarray, " tag"]) -> list[float | None]:
-    """Values as plotly takes them, None where undefined."""
-    return [float(value) if np.isfinite(value) else None for value in values]

@@ -16,10 +16,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from posneurons import run_tables as tables
-from posneurons.figures import with_controls
-from posneurons.findings import groups, own_effects, preferred
+from posneurons.findings import preferred
 from posneurons.run_figures import Key, key_layers
 from posneurons.run_files import Run
+from posneurons.run_rows import groups, own_effects, with_controls
 from posneurons.run_tables import Table
 
 Figures = Mapping[Key, go.Figure]
@@ -223,23 +223,19 @@ def dissociations(run: Run, figures: Figures) -> Group:
 def sweeps(run: Run, figures: Figures) -> Group:
     """Curves with control bands."""
     found = Group(("ranking", "ablation", "scope"))
-    over = {
-        "k": "the number of neurons",
-        "layer": "layer, the best of one layer at a time",
-        "cumulative": "layer, the best of the model up to it",
-    }
     for (method, scope, ablation), rows in groups(run.sweep, "method scope ablation"):
         title = where(method, ablation, scope)
         parts: list[Part] = []
         for (arm,), _ in groups(rows, "arm"):
             key = ("sweep", method, ablation, scope, arm)
             if key in figures:
+                over = tables.ARMS.get(arm, f"by {arm}")
                 caption = (
-                    f"Rise of a tag’s own loss by {over.get(arm, arm)}; the menu chooses the tag. Bars of error are two"
+                    f"Rise of a tag’s own loss {over}; the menu chooses the tag. Bars of error are two"
                     " standard errors over clusters of words; the band is the range of the matched random sets, the"
                     " dotted line their mean, and grey the mean of the other tags."
                 )
-                alt = f"Curve of the rise of the loss by {over.get(arm, arm)}, {title}; the table holds its numbers"
+                alt = f"Curve of the rise of the loss {over}, {title}; the table holds its numbers"
                 parts.append(drawing(figures, key, caption, alt, shrinks=True))
         if run.carriers is not None and len(rows_of := _of(run.carriers, method, ablation, scope)):
             parts.append(tables.carriers(rows_of))

@@ -1,12 +1,11 @@
 """The parts that a record's summary is put together from; `display` makes text or HTML of it.
 
-Nothing is imported, so that whatever shows itself may know this.
+Nothing is imported at import, so that whatever shows itself may know this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import isfinite
 from typing import Any, NamedTuple, SupportsFloat
 
 ROWS = 17
@@ -29,12 +28,14 @@ class Card(NamedTuple):
 
 
 def number(value: SupportsFloat | None, form: str = ".3f") -> str:
-    """A number for a reader; a dash where it is undefined.
+    """A number for a reader as `theme.number` writes it, without a plus sign unless `form` asks for it.
 
     >>> number(-0.25), number(float("nan")), number(None)
     ('−0.250', '–', '–')
     """
-    return "–" if value is None or not isfinite(float(value)) else format(float(value), form).replace("-", "−")
+    from posneurons import theme
+
+    return theme.number(value, form)
 
 
 def many(n: int, noun: str) -> str:

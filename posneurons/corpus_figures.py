@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from posneurons.errors import AlignmentError, TreebankError
-from posneurons.theme import figure_of, label, number, ordered
+from posneurons.theme import boxes, figure_of, label, number, ordered
 
 COVARIATES = {
     "log_frequency": "frequency of the form (ln of its count)",
@@ -109,13 +109,6 @@ def word_spread(frame: pd.DataFrame, name: str = "log_frequency", tag_order: Seq
     figure.update_layout(xaxis_title="tag, words")
     names, angle = [label(tag) for tag in order], 0 if len(order) < 21 else None
     return figure.update_xaxes(ticktext=ticks, tickvals=names, tickangle=angle, tickfont_size=11)
-
-
-def boxes(names: Sequence[str], quantiles: np.ndarray) -> go.Box:
-    """Boxes from five quantiles of each name (columns: whisker, quartile, median, quartile, whisker)."""
-    low, first, median, third, high = quantiles.T.tolist()
-    box = go.Box(x=[label(name) for name in names], q1=first, median=median, q3=third)
-    return box.update(lowerfence=low, upperfence=high, showlegend=False)
 
 
 def _total(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:

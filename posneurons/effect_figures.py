@@ -14,10 +14,20 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from numpy import ndarray
 
-from posneurons.agreement_figures import SYMBOLS
-from posneurons.corpus_figures import boxes
 from posneurons.errors import PosNeuronsError
-from posneurons.theme import LIGHT, as_matrix, error_bars, figure_of, heatmap, label, number, ordered
+from posneurons.theme import (
+    LIGHT,
+    SYMBOLS,
+    as_matrix,
+    boxes,
+    error_bars,
+    figure_of,
+    gaps,
+    heatmap,
+    label,
+    number,
+    ordered,
+)
 
 NATS = "change of loss (nats per word)"
 PARTS = {
@@ -53,7 +63,7 @@ def parts(frame: pd.DataFrame, tag: str | None = None) -> go.Figure:
         if not rows[part].notna().any():
             continue
         hover = [_part_text(row, part) for row in rows.to_dict("records")]
-        trace = go.Scatter(x=_gaps(rows[part]), y=names, name=words, mode="markers", hovertext=hover, hoverinfo="text")
+        trace = go.Scatter(x=gaps(rows[part]), y=names, name=words, mode="markers", hovertext=hover, hoverinfo="text")
         trace.update(marker={"symbol": symbol, "size": 10, "opacity": 0.9})
         if part == "sum_of_singles":
             trace.error_x = error_bars(rows["sum_low"], rows[part], rows["sum_high"])
@@ -83,10 +93,10 @@ def rounds(frame: pd.DataFrame) -> go.Figure:
         rows, colour = frame[frame["lesion"] == tag].sort_values("round"), colours[place % len(colours)]
         x = rows["round"].tolist()
         hover = [_round_text(row) for row in rows.to_dict("records")]
-        own = go.Scatter(x=x, y=_gaps(rows["rise"]), name=label(tag), mode="lines+markers", legendgroup=label(tag))
+        own = go.Scatter(x=x, y=gaps(rows["rise"]), name=label(tag), mode="lines+markers", legendgroup=label(tag))
         own.error_y = error_bars(rows["rise_low"], rows["rise"], rows["rise_high"])
         own.update(line={"color": colour, "width": 2.5}, hovertext=hover, hoverinfo="text")
-        mean = go.Scatter(x=x, y=_gaps(rows["control_mean"]), mode="lines+markers", legendgroup=label(tag))
+        mean = go.Scatter(x=x, y=gaps(rows["control_mean"]), mode="lines+markers", legendgroup=label(tag))
         mean.update(line={"color": colour, "dash": "dot"}, hovertext=hover, hoverinfo="text", showlegend=False)
         traces += [own, mean.update(marker={"symbol": "circle-open"}, name=f"{label(tag)}, random sets")]
     figure = figure_of(*traces, height=420, x="round (dotted: matched random sets, mean)", y=NATS)
@@ -169,14 +179,14 @@ def shift(frame: pd.DataFrame) -> go.Figure:
         f"<br>p {number(row['p_value'], '.3g')} ({number(row['controls_as_far'], '.0f')} random sets as far)"
         for row in key.to_dict("records")
     ]
-    main = go.Scatter(x=_gaps(100 * key["difference"]), y=names, mode="markers", name="the set in question")
+    main = go.Scatter(x=gaps(100 * key["difference"]), y=names, mode="markers", name="the set in question")
     main.update(marker={"symbol": "diamond", "size": 11}, hovertext=hover, hoverinfo="text", zorder=1)
     texts = [
         f"<b>{label(row['tag'])}</b>, random set {row['draw']}<br>{number(100 * row['difference'], '+.1f')} points,"
         f" {row['words']:,} words"
         for row in random.to_dict("records")
     ]
-    dots = go.Scatter(x=_gaps(100 * random["difference"]), y=[label(tag) for tag in random["tag"]], mode="markers")
+    dots = go.Scatter(x=gaps(100 * random["difference"]), y=[label(tag) for tag in random["tag"]], mode="markers")
     dots.update(name="random sets", hovertext=texts, hoverinfo="text", marker={"size": 7, "opacity": 0.5})
     title = "change of the tag’s share of the written words (percentage points)"
     figure = figure_of(main, dots, height=150 + 24 * len(names), x=title, y="tag")
@@ -245,8 +255,3 @@ def _round_text(row: Any) -> str:
         f"<br>random sets: mean {number(row['control_mean'])}, sd {number(row['control_sd'], '.3f')};"
         f" p {number(row['p_controls'], '.3g')}<br>other tags {number(row['others'])}"
     )
-
-
-def _gaps(values: pd.Series) -> list[float | None]:
-    """Values as plotly takes them, None where undefined."""
-    return [float(value) if np.isfinite(value) else None for value in values]

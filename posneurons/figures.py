@@ -12,39 +12,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from posneurons.errors import RunError
+from posneurons.run_rows import BASELINES, with_controls
 from posneurons.theme import BAND, as_matrix, buttons, error_bars, figure_of, heatmap, label, number, ordered
 from posneurons.words import ALPHA
-
-BASELINES = {
-    "random_neurons": "random neurons",
-    "most_frequent_tag": "most frequent tag of the word",
-    "majority": "most frequent tag of all",
-    "control_task": "control task (random tags of what was read)",
-    "control_task_next_word": "control task (random tags of the next word)",
-}
-"""What the baselines of a probe are called, in the order in which they are shown."""
-
-
-def with_controls(lesions: pd.DataFrame, ablation: str) -> pd.DataFrame:
-    """Each tag's key set under one ablation beside its matched controls.
-
-    Returns the rows of the sets "key" with `controls` (how many), `control_mean`, `control_low` and `control_high`
-    (nats, NaN without controls). Raises RunError where the frame holds no such ablation, or several methods or scopes.
-    """
-    for column in ("method", "scope"):
-        if len(found := [str(value) for value in lesions[column].unique()]) > 1:
-            raise RunError(f"lesions: {column} is {', '.join(found)}; expected one of them, choose its rows first")
-    chosen = lesions[lesions["ablation"] == ablation]
-    if chosen.empty:
-        found = [str(value) for value in lesions["ablation"].unique()]
-        raise RunError(f"lesions: no ablation {ablation!r}; the frame has {', '.join(found) or 'no lesion'}")
-    keys = ["lesion", "tag"]
-    groups = chosen[chosen["set"] == "matched"].groupby(keys, observed=True, sort=False)["delta"]
-    ranges = groups.agg(controls="count", control_mean="mean", control_low="min", control_high="max").reset_index()
-    real = chosen[chosen["set"] == "key"].merge(ranges, on=keys, how="left")
-    return real.assign(controls=real["controls"].fillna(0).astype(int))
-
 
 def layer_profile(ranking_top: pd.DataFrame, n_layers: int, tag_order: Sequence[str]) -> go.Figure:
     """How many of each tag's key neurons lie in each layer. `ranking_top` has a row (tag, layer) for each of them."""

@@ -8,12 +8,12 @@ ranking and one ablation, which are chosen by their names and never by their res
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from posneurons.figures import BASELINES, with_controls
+from posneurons.run_rows import BASELINES, groups, own_effects, unordered_pairs, with_controls
 from posneurons.theme import number
 from posneurons.words import ALPHA
 
@@ -271,23 +271,6 @@ def _pair_finding(method: str, rows: pd.DataFrame) -> str:
         for (ablation,), part in groups(rows[rows["measure"] == "category"], "ablation")
     ]
     return text + (f" On the category part of the loss alone: {' and '.join(inner)}." if inner else "")
-
-
-def own_effects(cells: pd.DataFrame) -> pd.DataFrame:
-    """Each tag's own neurons lesioned and that tag measured, the largest effect first."""
-    return cells[cells["lesion"] == cells["tag"]].sort_values("delta", ascending=False, kind="stable")
-
-
-def unordered_pairs(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row for each unordered pair of tags; largest smaller contrast first."""
-    names = ["\t".join(sorted(pair)) for pair in zip(rows["tag_a"], rows["tag_b"], strict=True)]
-    pairs = rows.assign(pair=names, smaller=rows[["contrast_a", "contrast_b"]].min(axis=1)).drop_duplicates("pair")
-    return pairs.sort_values("smaller", ascending=False, kind="stable")
-
-
-def groups(frame: pd.DataFrame | None, columns: str) -> Iterable[tuple[Any, pd.DataFrame]]:
-    """The rows of each combination of values, in order of appearance; nothing where there is no frame."""
-    return () if frame is None else frame.groupby(columns.split(), sort=False)
 
 
 def _percent(share: float | None) -> str:

@@ -9,7 +9,7 @@ range, which the densities show; nor do the effects of a neuron alone say what i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,7 @@ def make_pages(
     neurons: NeuronSet | Sequence[str] | int,
     *,
     rankings: Sequence[Ranking] = (),
+    reasons: Mapping[str, Sequence[Reason]] | None = None,
     at: At = "predict",
     ablation: str | Edit = "mean",
     scope: Scope = "all",
@@ -84,6 +85,7 @@ def make_pages(
         corpus: aligned words.
         neurons: a set or names; or k, for the k best of each tag by each of `rankings`.
         rankings: what the ranks on the pages are read from.
+        reasons: why each neuron has a page, by its name; None reads it off its ranks, up to k or else 10.
         at: where each word is read for densities and contexts.
         ablation: what a neuron is set to for its effects, as `make_fills` reads it.
         scope: where it is ablated: at "all" positions after BOS, or where the word is predicted, "local".
@@ -113,7 +115,7 @@ def make_pages(
     lesioned = sample_rows(lesioned, "predict", effect_words, np.random.default_rng(seed))
     looks = profiles(model, read, chosen, at=at, contexts=contexts, **how)
     written, notes = _written(model, chosen)
-    fills = make_fills(model, read, lesioned, edit, chosen, at=at, seed=seed, **how)
+    fills = make_fills(model, read, lesioned, edit, chosen, seed=seed, **how)
     effects = _effects(model, lesioned, [Condition(one, fills, scope) for one in _singles(chosen)], seed, how)
     standings = _standings(rankings, chosen, corpus.tags, at)
     common: dict[str, Any] = {
@@ -125,9 +127,9 @@ def make_pages(
         NeuronPage(
             layer=int(chosen.layers[i]), neuron=int(chosen.units[i]), **common, **vars(looks[i]),
             promoted=written[i][0], suppressed=written[i][1], effects=effects[i], ranks=standings[i],
-            of=_reasons(standings[i], corpus.tags, most),
+            of=_reasons(standings[i], corpus.tags, most) if reasons is None else tuple(reasons.get(name, ())),
         )
-        for i in range(len(chosen))
+        for i, name in enumerate(chosen)
     )  # fmt: skip
 
 

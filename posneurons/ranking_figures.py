@@ -62,13 +62,14 @@ def best_by_layer(
     shown = np.where(counts > 0, np.nan_to_num(counts).astype(int).astype(str), "").astype(object)
     trace = heatmap(counts, tags, list(range(n_layers)), hover, shown, "neurons")
     most = float(np.nanmax(counts)) if np.isfinite(counts).any() else 1.0
+    peaks = peaks - neutral  # colours are centred on what says nothing
     reach = float(np.nanmax(np.abs(peaks))) if np.isfinite(peaks).any() else 1.0
     trace.update(zmin=0, zmax=most or 1.0)
     k = max((len(each) for each in best.values()), default=0)
     looks = [
         {"z": [counts], "text": [shown], "zmin": 0, "zmax": most or 1.0, "colorbar.title.text": "neurons"},
         {"z": [peaks], "text": [np.full(shown.shape, "")], "zmin": -reach, "zmax": reach or 1.0,
-         "colorbar.title.text": "score"},
+         "colorbar.title.text": f"score − {neutral:g}" if neutral else "score"},
     ]  # fmt: skip
     figure = figure_of(trace, height=190 + max(14, 20 - n_layers // 8) * n_layers, x="tag", y="layer")
     figure.update_layout(updatemenus=[buttons([f"best {k} by layer", "best score of the layer"], looks)])

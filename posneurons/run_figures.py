@@ -16,9 +16,9 @@ import plotly.graph_objects as go
 
 from posneurons import curves, figures, similarity
 from posneurons.dissociation_figures import verdict_matrix
-from posneurons.findings import groups
 from posneurons.overlap_figures import overlap_matrix
 from posneurons.run_files import Run
+from posneurons.run_rows import groups
 from posneurons.similarity_figures import tag_tree
 
 Key = tuple[str, ...]

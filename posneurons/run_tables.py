@@ -12,13 +12,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from posneurons.figures import BASELINES
-from posneurons.findings import groups, unordered_pairs
 from posneurons.run_files import Run
+from posneurons.run_rows import BASELINES, groups, unordered_pairs
 from posneurons.theme import number
-
-BEST = 10
-"""So many neurons of each tag are listed."""
+from posneurons.words import BEST
 
 ARMS = {
     "k": "by the number of neurons",
@@ -111,7 +108,7 @@ def best_neurons(run: Run, method: str, at: str) -> Table:
 
 
 def effects(cells: Iterable[Mapping[Any, Any]], caption: str, *, lesion: bool = False) -> Table:
-    """Lesions beside their controls, as `figures.with_controls` gives them; with the lesioned tag, or without."""
+    """Lesions beside their controls, as `run_rows.with_controls` gives them; with the lesioned tag, or without."""
     head = ["measured tag", "change (nats)", "95 % interval", "% of loss", "category part (nats)", "controls’ mean"]
     head += ["controls’ range", "z", "q", "words"]
     rows = []

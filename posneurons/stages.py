@@ -6,7 +6,7 @@ which is the study's matter, and how anything is computed that of the modules ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +22,7 @@ from posneurons.lesion_study import Workbench, rivals
 from posneurons.lesion_study import lesion as lesion_study
 from posneurons.manifest import write_json, write_whole
 from posneurons.neuron_lists import given_frame
-from posneurons.neuron_pages import FILE, write_pages
+from posneurons.neuron_pages import FILE, Reason, write_pages
 from posneurons.neurons import NeuronSet
 from posneurons.overlap import overlaps
 from posneurons.portraits import make_pages
@@ -55,7 +55,7 @@ def rank(study: Study) -> None:
         last = config.top if config.per == "model" else 0
         frames = [ranking.to_frame(KEPT, last=last, also=_best(rankings, ranking.at)) for ranking in rankings]
         frame = pd.concat(frames, ignore_index=True)
-        _write_frame(out / "similarity.parquet", _activation_profiles(study))
+        _write_profiles(out / "similarity.parquet", [_activation_profiles(study)])
     here = {method: sets for method, sets in keys.items() if "@" not in method}
     _write_frame(out / "ranking.parquet", frame)
     _write_frame(out / "overlap.parquet", _overlap(here, study.manifest.model))
@@ -157,7 +157,7 @@ def probe(study: Study) -> None:
 
 def lesion(study: Study) -> None:
     """Lesion the key neurons beside their rivals; `lesions.parquet`, `dissociations.parquet`, `similarity.parquet`."""
-    config, frames, pairs, profiles = study.config, [], [], _kept_profiles(study.out / "similarity.parquet")
+    config, frames, pairs, profiles = study.config, [], [], []
     bench = Workbench(study.model, study.corpus, words=config.lesion_words or None, seed=config.seed, **study.how)
     correction, scope = cast("Correction", config.correction), cast("Scope", config.scope)
     for ablation in config.ablations:
@@ -191,15 +191,16 @@ def lesion(study: Study) -> None:
         study.warn(note)
     _write_frame(study.out / "lesions.parquet", correct(pd.concat(frames, ignore_index=True), correction))
     _write_frame(study.out / "dissociations.parquet", judge(pd.concat(pairs, ignore_index=True), correction))
-    _write_frame(study.out / "similarity.parquet", pd.concat(profiles, ignore_index=True))
+    _write_profiles(study.out / "similarity.parquet", profiles)
 
 
-def _kept_profiles(path: Path) -> list[pd.DataFrame]:
-    """What an earlier stage measured of how unlike the tags are."""
-    if not path.exists():
-        return []
-    frame = pd.read_parquet(path)
-    return [frame[frame["source"] != "lesion"]]
+def _write_profiles(path: Path, found: list[pd.DataFrame]) -> None:
+    """Write how unlike the tags are, beside what another stage measured of it."""
+    frame = pd.concat(found, ignore_index=True)
+    if path.exists():
+        before = pd.read_parquet(path)
+        frame = pd.concat([before[~before["source"].isin(frame["source"])], frame], ignore_index=True)
+    _write_frame(path, frame)
 
 
 def _losses_file(out: Path, method: str, ablation: str) -> Path:
@@ -222,14 +223,15 @@ def _bottoms(study: Study, method: str, keys: dict[str, NeuronSet]) -> dict[str,
 
 def pages(study: Study) -> None:
     """A page for the best neurons of each tag by each method; `neuron_pages.json`."""
-    config, keys = study.config, study.keys_at(study.at)
-    chosen = list(dict.fromkeys(_first_of(keys, config.pages)))
-    rankings = () if config.neurons is not None else [each for each in study.rankings if each.at == study.at]
+    config = study.config
+    rankings = [] if config.neurons is not None else [study.ranking(each, study.at) for each in config.methods]
+    reasons = _reasons(study, rankings)
     found = make_pages(
         study.model,
         study.corpus,
-        NeuronSet.parse(chosen),
+        NeuronSet.parse(reasons),
         rankings=rankings,
+        reasons=reasons,
         at=study.at,
         ablation=config.ablations[0],
         scope=cast("Scope", config.scope),
@@ -240,11 +242,16 @@ def pages(study: Study) -> None:
     write_pages(study.out / FILE, found)
 
 
-def _first_of(keys: Mapping[str, Mapping[str, NeuronSet]], n: int) -> Iterator[str]:
-    """The first n neurons of each set, tag by tag."""
-    for tag in dict.fromkeys(tag for sets in keys.values() for tag in sets):
-        for sets in keys.values():
-            yield from sets[tag].names[:n] if tag in sets else ()
+def _reasons(study: Study, rankings: Sequence[Ranking]) -> dict[str, list[Reason]]:
+    """By neuron, why it has a page: its ranks among the first of the tags that have key neurons, or of a given list."""
+    n, found = study.config.pages, dict[str, list[Reason]]()
+    best = {ranking.method: ranking.top(n, fewer=True) for ranking in rankings if n}
+    for method, sets in study.keys_at(study.at).items():
+        for tag, keys in sets.items():
+            names = best[method][tag].names if method in best else keys.names
+            for rank, each in enumerate(names[:n], start=1):
+                found.setdefault(each, []).append(Reason(method, tag, rank))
+    return found
 
 
 def verify(study: Study) -> None:

@@ -30,15 +30,17 @@ from posneurons.workflow import Evidence
 
 STAGES = ("rank", "probe", "lesion", "pages", "report")
 FILES = {
-    "rank": ("ranking.parquet", "neurons.json", "overlap.parquet"),
+    "rank": ("ranking.parquet", "neurons.json"),
     "probe": ("probe.json",),
-    "lesion": ("lesions.parquet", "dissociations.parquet", "similarity.parquet"),
+    "lesion": ("lesions.parquet", "dissociations.parquet"),
     "pages": ("neuron_pages.json",),
     "report": ("report.html",),
     "verify": ("verify.json",),
 }
 NO_RESULT = ("batch_tokens", "cache")
 """Options that change no result, and may differ when a run is resumed."""
+OWN_STAGE = {"pages": "pages"}
+"""Options that change one stage only, which is made again where they differ."""
 
 
 def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: str = "", progress: bool = True) -> Path:
@@ -85,6 +87,7 @@ class Study:
         self.probe_at = cast("tuple[At, ...]", config.probe_at)
         self.positions = tuple(dict.fromkeys((self.at, *self.probe_at)))
         self.how: dict[str, Any] = {"tokens": config.batch_tokens, "progress": progress}
+        self._rankings: dict[tuple[str, At], Ranking] = {}
         self.manifest = _open_run(config, out, command)
 
     def do(self, stage: str) -> None:
@@ -143,14 +146,16 @@ class Study:
         train = self.corpus.split("train")
         return Evidence(self.model, train, self.positions, seed=self.config.seed, **self.how)
 
-    @cached_property
+    def ranking(self, method: str, at: At) -> Ranking:
+        """The ranking by one method at one position, computed once; the same whatever the run directory holds."""
+        if (method, at) not in self._rankings:
+            self._rankings[method, at] = self.evidence.ranking(parse(method), at, signed=self.config.signed)
+        return self._rankings[method, at]
+
+    @property
     def rankings(self) -> list[Ranking]:
-        """Every method at every position, computed; the same each time, whatever the run directory holds."""
-        return [
-            self.evidence.ranking(parse(method), at, signed=self.config.signed)
-            for method in self.config.methods
-            for at in self.positions
-        ]
+        """Every method at every position."""
+        return [self.ranking(method, at) for method in self.config.methods for at in self.positions]
 
     def keys_at(self, at: At) -> dict[str, dict[str, NeuronSet]]:
         """Key neurons for words read at `at`, by plain method name; those without a position serve all."""
@@ -187,12 +192,21 @@ def _open_run(config: Config, out: Path, command: str) -> Manifest:
     manifest = Manifest.load(out)
     if not manifest.stages:  # nothing was finished, so there is nothing to protect
         return Manifest(command=command, config=wanted)
-    wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in wanted.items()}
+    wanted = _listed(config)
+    made = {**_listed(Config()), **manifest.config}  # an older version did not have every option
     for name, value in wanted.items():
-        if manifest.config.get(name) != value and name not in NO_RESULT:
+        if made[name] != value and name in OWN_STAGE:
+            manifest.stages.pop(OWN_STAGE[name], None)
+        elif made[name] != value and name not in NO_RESULT:
             raise RunError(
-                f"{out}: holds a run with {name}={manifest.config.get(name)!r}, and {value!r} was asked for; "
+                f"{out}: holds a run with {name}={made[name]!r}, and {value!r} was asked for; "
                 f"repeat its options ({manifest.command}), or choose another --out"
             )
+    manifest.config = {**made, **{name: wanted[name] for name in OWN_STAGE}}
     manifest.command = command or manifest.command
     return manifest
+
+
+def _listed(config: Config) -> dict[str, Any]:
+    """The options as JSON gives them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}

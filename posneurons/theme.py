@@ -31,6 +31,8 @@ DARK = {
 
 BAND = "rgba(139, 147, 156, 0.25)"
 """Fill of a control band: grey, seen in the light and in the dark look."""
+SYMBOLS = ("diamond", "circle", "square", "triangle-up", "cross", "x", "star", "triangle-down")
+"""Markers that tell kinds of points apart without colour."""
 
 
 def template(*, dark: bool = False) -> go.layout.Template:
@@ -106,6 +108,22 @@ def error_bars(low: Any, value: Any, high: Any, **more: Any) -> dict[str, Any]:
     middle = np.asarray(value)
     up, down = (np.asarray(high) - middle).tolist(), (middle - np.asarray(low)).tolist()
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5, "width": 4} | more
+
+
+def gaps(values: Iterable[SupportsFloat]) -> list[float | None]:
+    """Values as plotly takes them, None where undefined.
+
+    >>> gaps([0.5, float("nan")])
+    [0.5, None]
+    """
+    return [float(value) if np.isfinite(float(value)) else None for value in values]
+
+
+def boxes(names: Sequence[str], quantiles: np.ndarray) -> go.Box:
+    """Boxes from five quantiles of each name (columns: whisker, quartile, median, quartile, whisker)."""
+    low, first, median, third, high = quantiles.T.tolist()
+    box = go.Box(x=[label(name) for name in names], q1=first, median=median, q3=third)
+    return box.update(lowerfence=low, upperfence=high, showlegend=False)
 
 
 def as_matrix(figure: go.Figure) -> go.Figure:

@@ -27,7 +27,7 @@ Measure = Literal["first", "word", "category"]
 """Losses of a word: of its first token, summed over its tokens, and -ln P(its tag), of which the first is a part."""
 
 Control = Literal["size", "layer"]
-"""What a random set shares with the set it is held against: layers and size of effect, or layers only."""
+"""What a random set shares with the set it is held against: layers and size (how far ablating moves the residual), or layers only."""
 
 SetKind = Literal["key", "matched", "bottom", "damage", "unflagged"]
 """What a lesioned set is: a tag's key neurons, a matched random set, the last of the ranking (by a signed method, what
@@ -41,6 +41,9 @@ Cluster = Literal["auto", "document", "sentence"]
 
 Correction = Literal["bh", "by"]
 """False discovery rate: of Benjamini and Hochberg, or of Benjamini and Yekutieli, valid under any dependence."""
+
+BEST = 10
+"""So many best neurons of each tag by one method are kept and shown under every other method."""
 
 ALPHA = 0.05
 """Level below which a corrected p-value earns a mark or a verdict."""

@@ -125,7 +125,7 @@ def test_tokens_carry_colour_value_and_marks():
 
 def test_a_page_without_contexts_ranks_and_tokens():
     shown = str(page_html(page(contexts=(), promoted=(), suppressed=(), ranks=(), of=()), level=4))
-    assert "It is 0 at every word" in shown
+    assert "it is 0 at every word" in shown
     assert "<h4>L3N12</h4>" in shown
     assert "logit" not in shown
     assert "Its rank" not in shown

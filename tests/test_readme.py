@@ -51,7 +51,7 @@ def test_the_examples_run_and_the_first_prints_what_stands_below_it(
     names["corpus"] = names["corpus"].select(np.arange(names["corpus"].n_rows) % 12 == 0)
     for code in others:
         run(code, names)
-    assert isinstance(names["page"], type(pn.show(names["page"])))
+    assert names["page"].ranks[0].method == "attribution"
     assert (tmp_path / f"{names['page'].name}.html").stat().st_size > 1e6
     assert names["found"].rises().shape[0] == len(names["keys"]["NOUN"])
 
@@ -95,6 +95,19 @@ def test_its_pictures_are_drawings() -> None:
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
     assert pictures
     assert {ET.parse(ROOT / path).getroot().tag for path in pictures} == {"{http://www.w3.org/2000/svg}svg"}  # noqa: S314
+
+
+def test_nothing_is_left_open_and_methods_are_counted() -> None:
+    assert "@@" not in README
+    assert f"| rankings | {len(METHODS)}, one interface" in README
+
+
+def test_the_first_picture_is_of_the_command_below_it() -> None:
+    shown = " ".join(ET.parse(ROOT / "experiments/figures/readme.svg").getroot().itertext())  # noqa: S314
+    sets = re.search(r"with (\d+) neurons each and (\d+) matched random sets", README)
+    assert sets
+    assert sets.groups() == (str(Config().top), str(Config().controls))
+    assert re.search(rf"{sets[1]} best neurons .*{sets[2]} random", shown)
 
 
 def test_it_names_every_method_module_and_notebook() -> None:

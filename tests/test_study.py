@@ -97,18 +97,6 @@ def test_the_tables_beside_the_rankings_agree_with_them(finished: Path) -> None:
     assert ("NOUN", 1) in [(reason.tag, reason.rank) for reason in first.of]
 
 
-def test_a_neuron_that_is_best_by_one_method_has_its_rank_under_all(little: Config, tmp_path: Path) -> None:
-    config = replace(little, methods=("correlation", "logit_attribution"), probe_at=("predict",))
-    frame = pd.read_parquet(study.run(config, tmp_path / "run", stages=("rank",), progress=False) / "ranking.parquet")
-    best = frame[frame["rank"] <= stages.BEST]
-    merged = best.merge(frame, on=["tag", "layer", "neuron"], suffixes=("", "_other"))
-    assert merged.groupby(["method", "tag", "layer", "neuron"])["method_other"].nunique().eq(2).all()
-    assert merged["rank_other"].max() > stages.KEPT + config.top  # some would not be there otherwise
-    between = pd.read_parquet(tmp_path / "run/overlap.parquet").query("method_a != method_b")
-    assert (between["tag_a"] == between["tag_b"]).all()
-    assert set(between["tag_a"]) == set(json.loads((tmp_path / "run/neurons.json").read_text())["correlation"])
-
-
 def beyond_controls(run: Path) -> pd.Series:
     """By tag, what its own lesion raises its loss by, less the most that one of its random sets does."""
     own = pd.read_parquet(run / "lesions.parquet").query("lesion == tag and ablation == 'mean'")
