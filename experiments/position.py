@@ -28,10 +28,10 @@ from plotly.subplots import make_subplots
 
 import posneurons as pn
 from posneurons.agreement import spearman
-from posneurons.run_rows import BASELINES
 from posneurons.overlap import overlaps
 from posneurons.records import Ranking
 from posneurons.results import ProbeResult
+from posneurons.run_rows import BASELINES
 from posneurons.theme import LIGHT, error_bars
 
 POSITIONS = ("predict", "first", "last")

@@ -174,7 +174,8 @@ def reliable(frame: pd.DataFrame) -> go.Figure:
         for row in frame.to_dict("records")
     ]
     values = {name: column.to_numpy(dtype=np.float64) for name, column in columns.items()}
-    return dots(frame["tag"].tolist(), values, "correlation (−1 to 1), share (0 to 1)", notes=notes)
+    figure = dots(frame["tag"].tolist(), values, "correlation (−1 to 1), share (0 to 1)", notes=notes)
+    return figure.update_layout(margin={"t": 96})  # a legend of two lines
 
 
 def found(tags: Sequence[str], columns: Columns, decoys: Columns) -> go.Figure:

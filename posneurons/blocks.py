@@ -188,9 +188,9 @@ def lesions(run: Run, figures: Figures) -> Group:
             ),
             tables.effects(
                 own_effects(cells).to_dict("records"),
-                "Each tag under the lesion of its own neurons. z and range are against its matched controls. The"
-                " category part is that of −ln P(tag): the rest is lexical. q is that of a rise: over words, against"
-                " the controls, and against the other tags’ neurons.",
+                "Each tag under the lesion of its own neurons. z and range are against its matched controls; z of"
+                " fewer than 20 of them is a rough number. The category part is that of −ln P(tag): the rest is"
+                " lexical. q corrects the largest of the three p-values of a rise, for all cells.",
             ),
             tables.effects(cells.to_dict("records"), "All cells of the matrix as a table", lesion=True),
         ]
@@ -308,6 +308,8 @@ def similarities(run: Run, figures: Figures) -> Group:
     """Tags that activations or lesions group together."""
     found = Group(("measured by",))
     for (source, method, ablation, scope), rows in groups(run.similarity, "source method ablation scope"):
+        if rows["tag_a"].nunique() < 2:
+            continue
         active = source == "activation"
         title = "activations" if active else f"lesions: {where(method, ablation, scope)}"
         key = ("similarity", "activation") if active else ("similarity", method, ablation, scope)
@@ -330,17 +332,13 @@ def pages(run: Run, figures: Figures) -> Iterator[dict[str, Any]]:
     """Each neuron page: name, its piece of HTML, its figure, and what it is listed under."""
     if run.pages is None:
         return
-    from posneurons.neuron_pages import page_html
+    from posneurons.neuron_pages import FIGURE_CAPTION, page_html
 
     for page in run.pages:
         alt = f"Densities of the activation of {page.name} by tag, and what ablating it alone does to each tag"
-        caption = (
-            "Left: activation by tag, the highest mean on top, as square roots of shares scaled to"
-            " their peak. Right: rise of each tag’s loss without this neuron, with 95 % intervals, not corrected."
-        )
         yield {
             "name": page.name,
             "html": page_html(page),
-            "figure": drawing(figures, ("neuron", page.name), caption, alt, shrinks=True),
+            "figure": drawing(figures, ("neuron", page.name), FIGURE_CAPTION, alt, shrinks=True),
             "of": [{"method": each.method, "tag": each.tag, "rank": each.rank} for each in page.of],
         }

@@ -146,6 +146,8 @@ def _job(figure: go.Figure, path: Path, width: int, height: int | None, scale: f
     if path.suffix.lower().removeprefix(".") not in FORMATS:
         known = ", ".join(f".{each}" for each in FORMATS)
         raise RunError(f"{path}: figures are not written as {path.suffix or 'a file without suffix'!r}; use {known}")
+    if not hasattr(figure, "to_plotly_json"):
+        raise RunError(f"{path}: {type(figure).__name__} is no plotly figure; give what a record's figure() gives")
     for name, value in {"width": width, "height": height, "scale": scale}.items():
         if value is not None and not 0 < value < float("inf"):
             raise RunError(f"{path}: {name} of a figure must be a positive number. Got {value!r} instead.")

@@ -16,6 +16,7 @@ from posneurons.run_rows import BASELINES, with_controls
 from posneurons.theme import BAND, as_matrix, buttons, error_bars, figure_of, heatmap, label, number, ordered
 from posneurons.words import ALPHA
 
+
 def layer_profile(ranking_top: pd.DataFrame, n_layers: int, tag_order: Sequence[str]) -> go.Figure:
     """How many of each tag's key neurons lie in each layer. `ranking_top` has a row (tag, layer) for each of them."""
     counts = pd.crosstab(ranking_top["layer"], ranking_top["tag"])

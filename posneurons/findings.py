@@ -20,6 +20,10 @@ from posneurons.words import ALPHA
 FEW_WORDS = 50
 """Fewer words of a tag than this say little about one neuron's effect on it."""
 
+UNTESTED_PAIRS = (
+    "the pairs of tags were not tested against other sets of neurons (that needs at least 2 random sets for each tag,"
+    " or five tags), so nothing is claimed about them."
+)
 
 Rows = pd.DataFrame
 Results = Sequence[Mapping[str, Any]]
@@ -33,12 +37,14 @@ class Judged(NamedTuple):
         above: those that rise more than under every control.
         sure: those whose rise stands every test that was made, corrected for all cells.
         chance: how many would be above if key neurons were as random ones.
+        untested: why no rise was tested against random lesions; "" where one was. Then no claim rests on tests.
     """
 
     tested: Rows
     above: Rows
     sure: Rows
     chance: float
+    untested: str = ""
 
 
 def lead(lesions: Rows | None, dissociations: Rows | None, probe: Results) -> list[str]:
@@ -92,6 +98,8 @@ def _lesion_lead(method: str, lesions: Rows) -> str:
         f" matched random lesions for {len(judged.above)} of {len(judged.tested)} tags (by chance: about"
         f" {judged.chance:.1f})"
     )
+    if judged.untested:
+        return f"{told}; {judged.untested}, so that nothing more is claimed."
     plain = re.sub(r" \([^)]*\)", "", _grounds(here))
     grounds = f"tested {plain}; q ≤ {ALPHA}, corrected for {tests:,} tests"
     if judged.sure.empty:
@@ -107,19 +115,36 @@ def _lesion_lead(method: str, lesions: Rows) -> str:
 def _pair_lead(rows: Rows) -> str:
     first = rows[(rows["measure"] == "first") & (rows["scope"] == rows["scope"].iloc[0])]
     first = first[first["ablation"] == first["ablation"].iloc[0]]
-    pairs = unordered_pairs(first)
+    every, pairs = unordered_pairs(first), _tested_pairs(first)
+    if pairs.empty:
+        return UNTESTED_PAIRS.capitalize()
     both = pairs[pairs["verdict"].isin(["classical", "strong"])]
-    grounds = f"tested {_pair_grounds(first)}; q ≤ {ALPHA}, corrected for all pairs"
+    whose = f"{len(pairs)} pairs of tags" + _of_all(len(pairs), len(every))
+    grounds = f"tested over words and over sets of neurons; q ≤ {ALPHA}, corrected for all pairs"
     if both.empty:
-        return f"None of the {len(pairs)} pairs of tags is shown to dissociate both ways ({grounds})."
-    best, classical = both.iloc[0], int((pairs["verdict"] == "classical").sum())
+        return f"None of the {whose} is shown to dissociate both ways ({grounds})."
+    best, unharmed = both.iloc[0], ""
+    if pairs["equivalence_p"].notna().any():
+        unharmed = (
+            f", {(both['verdict'] == 'classical').sum()} of them with the other tag shown to be unharmed (within"
+            f" {first['margin'].max():g} nats of random lesions)"
+        )
     return (
-        f"Of {len(pairs)} pairs of tags, {len(both)} dissociate both ways, each tag suffering more from the lesion of"
-        f" its own neurons than from that of the other’s ({grounds}), {classical} of them with the other tag shown to"
-        f" be unharmed (within {first['margin'].max():g} nats of random lesions); the clearest pair is"
-        f" {best['tag_a']} and {best['tag_b']}, by {number(best['contrast_a'])} and {number(best['contrast_b'])} nats"
-        f" per word (q = {number(best['q_value'], '.2g')})."
+        f"Of {whose}, {len(both)} {'dissociates' if len(both) == 1 else 'dissociate'} both ways, each tag suffering"
+        f" more from the lesion of its own neurons than from that of the other’s ({grounds}){unharmed}; the clearest"
+        f" pair is {best['tag_a']} and {best['tag_b']}, by {number(best['contrast_a'])} and"
+        f" {number(best['contrast_b'])} nats per word (q = {number(best['q_value'], '.2g')})."
     )
+
+
+def _tested_pairs(rows: Rows) -> Rows:
+    """One row for each pair of tags that was tested over sets of neurons, and not over words alone."""
+    pairs = unordered_pairs(rows)
+    return pairs[pairs["p_sets"].notna()]
+
+
+def _of_all(tested: int, every: int) -> str:
+    return "" if tested == every else f" that could be tested (of {every})"
 
 
 def _probe_lead(method: str, results: Results) -> str:
@@ -129,9 +154,10 @@ def _probe_lead(method: str, results: Results) -> str:
 
     places = " and ".join(f"“{result['at']}”" for result in results)
     words = " and ".join(f"{size:,}" for size in dict.fromkeys(result["test_words"] for result in results))
+    before = ", which is not known before it," if any(result["at"] == "predict" for result in results) else ""
     rivals = {
         "random_neurons": "as many random neurons reach {}",
-        "most_frequent_tag": "the most frequent tag of each word {}",
+        "most_frequent_tag": f"the most frequent tag of each word{before} {{}}",
         "majority": "the most frequent tag of all {}",
     }
     known = [form.format(scores(name)) for name, form in rivals.items() if name in results[0]["baselines"]]
@@ -198,40 +224,61 @@ def _lesion_finding(whose: str, lesions: pd.DataFrame) -> str:
     draws = lesions.loc[lesions["set"] == "matched", "draw"].max()
     if not draws > 0:
         return f"The {whose} were lesioned without matched controls, so nothing is claimed about the lesions."
-    counts, shown, parts, largest = [], [], [], ""
-    for ablation in lesions["ablation"].unique():
-        judged = _judged(lesions, ablation)
-        above, tested, sure = judged.above, judged.tested, judged.sure
-        counts.append(
-            f"{len(above)} of {len(tested)} tags under {ablation} ablation (by chance: about {judged.chance:.1f})"
-        )
-        shown.append(f"{len(sure)} ({ablation})")
-        shares = (100 * sure["delta_category"] / sure["delta"]).dropna()
-        if len(shares):
-            share = number(shares.median(), ".0f")
-            parts.append(f"{share} % of that rise under {ablation} ablation (median over {len(shares)} tags)")
-        for cell in above.head(0 if largest else 1).to_dict("records"):
+    found = {str(ablation): _judged(lesions, ablation) for ablation in lesions["ablation"].unique()}
+    counts = [
+        f"{len(judged.above)} of {len(judged.tested)} tags under {ablation} ablation"
+        f" (by chance: about {judged.chance:.1f})"
+        for ablation, judged in found.items()
+    ]
+    told = (
+        f"Lesioning a tag’s own {whose} raises that tag’s loss more than every one of its {draws} matched control"
+        f" lesions does, for {' and '.join(counts)}"
+    )
+    tested = {ablation: judged for ablation, judged in found.items() if not judged.untested}
+    if not tested:
+        return f"{told}; {next(iter(found.values())).untested}, so that nothing more is claimed."
+    shown = [f"{len(judged.sure)} ({ablation})" for ablation, judged in tested.items()]
+    return (
+        f"{told}. Tested {_grounds(lesions)}, and corrected for all cells, the rise is there (q ≤ {ALPHA}) for"
+        f" {' and '.join(shown)}.{_largest(tested)}{_category_parts(tested)}"
+    )
+
+
+def _largest(found: Mapping[str, Judged]) -> str:
+    """The largest rise above all controls, under the first ablation that has one."""
+    for ablation, judged in found.items():
+        for cell in judged.above.head(1).to_dict("records"):
             names = ("delta", "ci_low", "ci_high", "control_low", "control_high")
-            largest = (
+            return (
                 " The largest of these effects under {} ablation is that on {}: {} nats per word"
                 " (95 % interval {} to {}; controls {} to {})."
             ).format(ablation, cell["tag"], *(number(cell[name]) for name in names))
-    return (
-        f"Lesioning a tag’s own {whose} raises that tag’s loss more than every one of its {draws} matched control"
-        f" lesions does, for {' and '.join(counts)}. Tested {_grounds(lesions)}, and"
-        f" corrected for all cells, the rise is there (q ≤ {ALPHA}) for"
-        f" {' and '.join(shown)}.{largest}"
-        + (f" The category part of the loss holds {' and '.join(parts)}." if parts else "")
-    )
+    return ""
+
+
+def _category_parts(found: Mapping[str, Judged]) -> str:
+    """How much of the rises that passed every test is about the category."""
+    parts = []
+    for ablation, judged in found.items():
+        shares = (100 * judged.sure["delta_category"] / judged.sure["delta"]).dropna()
+        if len(shares):
+            share = number(shares.median(), ".0f")
+            parts.append(f"{share} % of that rise under {ablation} ablation (median over {len(shares)} tags)")
+    return f" The category part of the loss holds {' and '.join(parts)}." if parts else ""
 
 
 def _judged(lesions: Rows, ablation: str) -> Judged:
     own = own_effects(with_controls(lesions, ablation))
     tested = own[(own["controls"] > 0) & own["delta"].notna()]
     above = tested[(tested["delta"] > tested["control_high"]) & (tested["delta"] > 0)]
-    higher = (tested["delta"] > 0) & (tested["z_control"] > 0) & tested["p_controls"].notna()
+    known = tested["p_controls"].notna()
+    higher = (tested["delta"] > 0) & (tested["z_control"] > 0) & known
     sure = tested[higher & (tested["q_value"] <= ALPHA)]
-    return Judged(tested, above, sure, float((1 / (tested["controls"] + 1)).sum()))
+    untested = ""
+    if len(tested) and not known.any():
+        few = tested["controls"].max() < 2
+        untested = "too few random lesions for a test (2 are needed)" if few else "no test against them is defined"
+    return Judged(tested, above, sure, float((1 / (tested["controls"] + 1)).sum()), untested)
 
 
 def _grounds(lesions: Rows) -> str:
@@ -241,34 +288,34 @@ def _grounds(lesions: Rows) -> str:
     return made[0] if len(made) == 1 else ", ".join(made[:-1]) + " and " + made[-1]
 
 
-def _pair_grounds(rows: Rows) -> str:
-    """What dissociations were tested over."""
-    over_sets = rows["p_sets"].notna()
-    if over_sets.all():
-        return "over words and over sets of neurons"
-    if over_sets.any():
-        return "over words, and over sets of neurons where those can be compared"
-    return "over words only (without controls and with few tags, sets of neurons cannot be compared)"
-
-
 def _pair_finding(method: str, rows: pd.DataFrame) -> str:
-    """How many pairs of tags dissociate both ways, on what grounds, and how many of them classically."""
+    """How many pairs of tags dissociate both ways, and how many of them classically."""
     whole = rows[rows["measure"] == "first"]
     counts, classical = [], []
     for (ablation,), part in groups(whole, "ablation"):
-        verdicts = unordered_pairs(part)["verdict"]
-        both = verdicts.isin(["classical", "strong"]).sum()
-        counts.append(f"{both} of {len(verdicts)} pairs of tags ({ablation} ablation)")
-        classical.append(f"{(verdicts == 'classical').sum()} ({ablation})")
+        tested = _tested_pairs(part)
+        if len(tested):
+            both = tested["verdict"].isin(["classical", "strong"]).sum()
+            of_all = _of_all(len(tested), len(unordered_pairs(part)))
+            counts.append(f"{both} of {len(tested)} pairs of tags{of_all} ({ablation} ablation)")
+        if tested["equivalence_p"].notna().any():
+            classical.append(f"{(tested['verdict'] == 'classical').sum()} ({ablation})")
+    if not counts:
+        return f"With the {method} neurons, {UNTESTED_PAIRS}"
     text = (
         f"With the {method} neurons, {' and '.join(counts)} dissociate both ways: each of the two tags suffers more"
-        f" under the lesion of its own neurons than under the lesion of the other’s, tested {_pair_grounds(whole)}"
-        f" (q ≤ {ALPHA}). Classical, with the other tag shown to suffer neither more nor less than from matched"
-        f" controls (within {whole['margin'].max():g} nats per word): {' and '.join(classical)}."
+        " under the lesion of its own neurons than under the lesion of the other’s, tested over words and over sets of"
+        f" neurons (q ≤ {ALPHA})."
     )
+    if classical:
+        text += (
+            " Classical, with the other tag shown to suffer neither more nor less than from matched controls (within"
+            f" {whole['margin'].max():g} nats per word): {' and '.join(classical)}."
+        )
     inner = [
-        f"{unordered_pairs(part)['verdict'].isin(['classical', 'strong']).sum()} ({ablation})"
+        f"{tested['verdict'].isin(['classical', 'strong']).sum()} ({ablation})"
         for (ablation,), part in groups(rows[rows["measure"] == "category"], "ablation")
+        if len(tested := _tested_pairs(part))
     ]
     return text + (f" On the category part of the loss alone: {' and '.join(inner)}." if inner else "")
 

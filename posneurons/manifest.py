@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any:
 
 def damaged(where: str, found: str, expected: str) -> RunError:
     """The error of a file of a run that is not what a run writes: where, what was found, what was expected."""
-    return RunError(f"{where}: {found}; expected {expected}; delete the file and run the same command again")
+    return RunError(f"{where}: {found}; expected {expected}; delete the file and repeat the command that made it")
 
 
 def check_fields(where: str, value: Any, fields: Mapping[str, type]) -> dict[str, Any]:

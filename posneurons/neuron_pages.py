@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from markupsafe import Markup
 
+FIGURE_CAPTION = (
+    "Left: activation where words are read, tag by tag, the highest mean on top; heights are square roots of shares,"
+    " each scaled to its own peak. Right: rise of each tag’s loss without this neuron alone, with 95 % intervals that"
+    " are not corrected for many neurons. In colour the tags that the page is there for, in grey the others."
+)
+"""What the figure of a page shows."""
 FILE = "neuron_pages.json"
 """Name of the file of pages in a run directory."""
 
@@ -166,7 +172,11 @@ class NeuronPage:
         return f"L{self.layer}N{self.neuron}"
 
     def __repr__(self) -> str:
-        why = f"; rank {self.of[0].rank} for {self.of[0].tag} by {self.of[0].method}" if self.of else ""
+        first = self.of[0] if self.of else None
+        tags = [
+            reason.tag for reason in self.of if first and (reason.rank, reason.method) == (first.rank, first.method)
+        ]
+        why = f"; rank {first.rank} for {', '.join(tags)} by {first.method}" if first else ""
         return (
             f"NeuronPage({self.name} of {self.model} at {self.at!r}: {sum(self.words):,} words of {len(self.tags)} "
             f"tags, {len(self.contexts)} contexts{why})"

@@ -182,8 +182,8 @@
   const names = document.getElementById("page-names");
   const list = (tag) => {
     const of = listed.find((each) => each.tag === tag) || { methods: [] };
-    names.replaceChildren(...of.methods.map(({ method, neurons }) => make("li", {}, `${method}: `, make("ul", {},
-      ...neurons.map(([name, rank]) => make("li", {}, make("a", { href: `#${name}` }, name), ` (${rank})`))))));
+    names.replaceChildren(...of.methods.map(({ method, neurons }) => make("li", {}, method && `${method}: `, make("ul", {},
+      ...neurons.map(([name, rank]) => make("li", {}, make("a", { href: `#${name}` }, name), rank === null ? "" : ` (${rank})`))))));
     mark();
   };
   const mark = () => all("a", names).forEach((link) => {
@@ -195,8 +195,18 @@
   const open = async (name, { go = false } = {}) => {
     wanted = name;
     pages ??= unpack("pages").then(JSON.parse);
-    const content = (await pages)[name];
-    if (!content || wanted !== name) return;
+    const known = await pages;
+    const content = known[name];
+    if (wanted !== name) return;
+    if (!content) {
+      const how = `${name} has no page in this run; ${Object.keys(known).length} neurons have. pn.show("${name}", model, corpus) makes one.`;
+      document.getElementById("page-text").replaceChildren(make("p", { class: "absent" }, how));
+      document.getElementById("page-plot").closest("figure").hidden = true;
+      delete place.dataset.name;
+      mark();
+      if (go) place.scrollIntoView({ behavior: "instant" });
+      return;
+    }
     document.getElementById("page-text").innerHTML = content.html;  // escaped when it was made
     all(".neuron-page", place).forEach((article) => { article.id = `neuron-${name}`; });
     place.dataset.name = name;
@@ -210,22 +220,28 @@
     plot.setAttribute("aria-label", content.alt);
     plot.style.height = `${content.height}px`;
     plot.closest("figure").hidden = false;
-    if (go) { place.scrollIntoView(); place.focus({ preventScroll: true }); }
+    if (go) { place.scrollIntoView({ behavior: "instant" }); place.focus({ preventScroll: true }); }
     await unpacked;
     if (near.has(plot)) draw(plot);
   };
   const fromAddress = () => {
-    if (place && /^#L\d+N\d+$/.test(location.hash)) open(location.hash.slice(1), { go: true });
+    if (place && /^#L\d+N\d+$/i.test(location.hash)) open(location.hash.slice(1).toUpperCase(), { go: true });
   };
   if (place && listed.length) {
     select.addEventListener("change", () => {
       list(select.value);
-      open(listed.find(({ tag }) => tag === select.value).methods[0].neurons[0][0]);
+      const [first] = listed.find(({ tag }) => tag === select.value).methods[0].neurons[0];
+      history.replaceState(null, "", `#${first}`);
+      open(first);
     });
     list(select.value);
     addEventListener("hashchange", fromAddress);
     fromAddress();
-    unpacked.then(() => setTimeout(() => wanted ?? open(place.dataset.first), 200));
+    // The first page moves what follows it: a reader who came for that is taken there again.
+    let moved = false;
+    ["wheel", "pointerdown", "keydown", "touchmove"].forEach((kind) => addEventListener(kind, () => { moved = true; }, { once: true }));
+    const stay = () => !moved && document.querySelector("section:target")?.scrollIntoView({ behavior: "instant" });
+    unpacked.then(() => setTimeout(() => wanted ?? open(place.dataset.first).then(stay), 200));
   }
 
   // The contents mark where the reader is.

@@ -4,8 +4,8 @@ The files of the run are read by `run_files`, become figures in `run_figures` an
 together in `blocks`; the template `report.html` lays them out, with autoescape on, beside `report.css` and `report.js`.
 Figures are drawn with plotly.js, which stands in the page once (4.8 MB: the Python package has the full bundle only).
 It, the figures and the neuron pages are packed (zlib, base64), which makes the page a third as large and lets it open
-before anything is drawn; the browser unpacks them itself (`DecompressionStream`: Chrome 80, Firefox 113, Safari 16.4).
-What the page claims is worded by `findings`.
+before anything is drawn; the browser unpacks them itself (`DecompressionStream`). The page needs Chrome 86,
+Firefox 113 or Safari 16.4. What the page claims is worded by `findings`.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def page_of(run: Run) -> str:
         groups=groups,
         numbers=numbers,
         pages=pages,
+        nothing=_nothing(run),
         index=_index(pages),
         dropped=run_tables.dropped(run.manifest["dropped"]),
         dropped_words=sum(row["words"] for row in run.manifest["dropped"]),
@@ -126,17 +127,34 @@ def _unknown_language(run: Run) -> bool:
     return isinstance(known, dict) and known.get("knows") is False
 
 
+def _nothing(run: Run) -> dict[str, str]:
+    """By section, why there is nothing to show of a stage that is done; "" where there is something."""
+    older = "The stage “{}” is done, but there is no {}: it was deleted, or posneurons did not write it yet then."
+    pair = "A single tag has no pair of tags." if len(run.tags) == 1 else "There is no pair of tags to compare."
+    asked = run.manifest["config"].get("pages", 0)
+    page = "No neuron has a page." if asked else "No neuron page was asked for (--pages 0)."
+
+    def why(found: Any, file: str, stage: str, empty: str) -> str:
+        return older.format(stage, file) if found is None else "" if len(found) else empty
+
+    return {
+        "dissociations": why(run.dissociations, "dissociations.parquet", "lesion", pair),
+        "overlap": why(run.overlap, "overlap.parquet", "rank", pair),
+        "pages": why(run.pages, "neuron_pages.json", "pages", page),
+    }
+
+
 def _index(pages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By tag and method, the neurons that have a page, with their ranks; those without a reason under "other"."""
-    found: dict[str, dict[str, list[tuple[str, int]]]] = {}
+    """By tag and method, the neurons that have a page, with their ranks; unranked ones under "other"."""
+    found: dict[str, dict[str, list[tuple[str, int | None]]]] = {}
     for page in pages:
-        for why in page["of"] or [{"tag": "other", "method": "given", "rank": 0}]:
+        for why in page["of"] or [{"tag": "other", "method": "", "rank": None}]:
             found.setdefault(why["tag"], {}).setdefault(why["method"], []).append((page["name"], why["rank"]))
     return [
         {
             "tag": tag,
             "methods": [
-                {"method": method, "neurons": sorted(names, key=lambda each: each[1])}
+                {"method": method, "neurons": sorted(names, key=lambda each: each[1] or 0)}
                 for method, names in methods.items()
             ],
         }

@@ -37,7 +37,8 @@ def _lesion_rows(record: Any) -> list[list[str]]:
 def _lesions(record: Any) -> Card:
     keys = [tag for tag, kind in zip(record.lesion, record.kind, strict=True) if kind == "key"]
     line = (
-        f"{record.method}, {record.ablation} ablation, scope {record.scope}: {many(len(keys), 'key set')}, "
+        f"{record.method + ', ' * bool(record.method)}{record.ablation} ablation, scope {record.scope}: "
+        f"{many(len(keys), 'key set')}, "
         f"{many(len(record.lesion) - len(keys), 'control set')}, {many(len(record.loss_intact), 'word')}"
     )
     facts = [("sets", joined(keys)), ("margin", f"{number(record.margin, 'g')} nats")]

@@ -110,7 +110,7 @@ def best_neurons(run: Run, method: str, at: str) -> Table:
 def effects(cells: Iterable[Mapping[Any, Any]], caption: str, *, lesion: bool = False) -> Table:
     """Lesions beside their controls, as `run_rows.with_controls` gives them; with the lesioned tag, or without."""
     head = ["measured tag", "change (nats)", "95 % interval", "% of loss", "category part (nats)", "controls’ mean"]
-    head += ["controls’ range", "z", "q", "words"]
+    head += ["controls’ range", "z", "p: words", "p: random neurons", "p: other tags’ neurons", "q", "words"]
     rows = []
     for c in cells:
         interval = f"{number(c['ci_low'])} to {number(c['ci_high'])}"
@@ -118,16 +118,24 @@ def effects(cells: Iterable[Mapping[Any, Any]], caption: str, *, lesion: bool = 
         row = [*words(*([c["lesion"]] if lesion else []), c["tag"]), cell(c["delta"])]
         row += [Cell(interval, cell(c["ci_low"]).value), cell(c["percent"], "+.1f"), cell(c["delta_category"])]
         row += [cell(c["control_mean"]), Cell(spread, cell(c["control_low"]).value), cell(c["z_control"], "+.1f")]
-        rows.append([*row, cell(c["q_value"], ".3g"), cell(c["words"], ",.0f")])
+        tests = [cell(c[name], ".3g") for name in ("p_items", "p_controls", "p_others", "q_value")]
+        rows.append([*row, *tests, cell(c["words"], ",.0f")])
     return Table(caption, ["lesioned tag", *head] if lesion else head, rows, 2 if lesion else 1, folded=lesion)
 
 
 def verdicts(rows: pd.DataFrame) -> Table:
     """How many pairs of tags have each verdict."""
-    counts = unordered_pairs(rows)["verdict"].value_counts()
+    pairs = unordered_pairs(rows)
+    counts, alone = pairs["verdict"].value_counts(), int(pairs["p_sets"].isna().sum())
     cells = [[Cell(each), cell(counts.get(each, 0), ".0f")] for each in ("classical", "strong", "one-way", "none")]
     margin = f"{rows['margin'].max():g}"
     caption = f"Pairs of tags by verdict; a classical pair is not counted as strong. Margin: {margin} nats per word."
+    if alone:
+        caption += (
+            f" {alone} of these {len(pairs)} pairs could not be tested against other sets of neurons (that needs at"
+            " least 2 random sets for each tag, or five tags): their verdicts rest on words alone, and the finding does"
+            " not count them."
+        )
     return Table(caption, ["verdict", "pairs"], cells)
 
 

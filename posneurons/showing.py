@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from posneurons.errors import NeuronError, RunError
-from posneurons.neuron_pages import FILE, NeuronPage, read_pages
+from posneurons.neuron_pages import FIGURE_CAPTION, FILE, NeuronPage, read_pages
 from posneurons.neurons import NeuronSet
 
 LISTED = 12
@@ -79,11 +80,13 @@ def _stored(chosen: NeuronSet, run: Path, options: dict[str, Any]) -> NeuronPage
     (name,), path = chosen.names, run / FILE
     if options:
         raise NeuronError(
-            f"show: {', '.join(options)} with run={str(run)!r}; what is stored takes no options: leave out"
+            f"show: {', '.join(options)} with run={str(run)!r}; what is stored takes no options; leave out either"
         )
     if not path.exists():
+        found = "no such file" if run.is_dir() else "no such directory"
         raise RunError(
-            f"{path}: no such file; expected a run directory with pages of neurons; compute one with pn.show({name!r})"
+            f"{path if run.is_dir() else run}: {found}; expected a run directory with pages of neurons; make one with "
+            f"posneurons run, or compute the page with pn.show({name!r}, model, corpus)"
         )
     pages = {page.name: page for page in read_pages(path)}
     if name not in pages:
@@ -108,4 +111,5 @@ def _display(page: NeuronPage) -> None:
     from IPython.display import HTML, display
 
     html = replace(page, shown=False)._repr_html_()
-    display(HTML(html), page.figure())  # type: ignore[no-untyped-call,unused-ignore]
+    caption = f"<p><small>{escape(FIGURE_CAPTION)}</small></p>"
+    display(HTML(html), page.figure(), HTML(caption))  # type: ignore[no-untyped-call,unused-ignore]

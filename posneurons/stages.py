@@ -30,15 +30,13 @@ from posneurons.probes import fit_probe
 from posneurons.records import Ranking
 from posneurons.verdicts import correct, judge
 from posneurons.verification import verify as verify_rankings
-from posneurons.words import Control, Correction, Per, Scope
+from posneurons.words import BEST, Control, Correction, Per, Scope
 
 if TYPE_CHECKING:
     from posneurons.study import Study
 
 KEPT = 1000
 """Neurons of each (tag, method, position) that ranking.parquet keeps."""
-BEST = 10
-"""So many best neurons of each tag by one method are kept under every other method too."""
 
 
 def rank(study: Study) -> None:

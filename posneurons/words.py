@@ -27,7 +27,8 @@ Measure = Literal["first", "word", "category"]
 """Losses of a word: of its first token, summed over its tokens, and -ln P(its tag), of which the first is a part."""
 
 Control = Literal["size", "layer"]
-"""What a random set shares with the set it is held against: layers and size (how far ablating moves the residual), or layers only."""
+"""What a random set shares with the set it is held against: layers and size (how far ablating moves the residual), or
+layers only."""
 
 SetKind = Literal["key", "matched", "bottom", "damage", "unflagged"]
 """What a lesioned set is: a tag's key neurons, a matched random set, the last of the ranking (by a signed method, what

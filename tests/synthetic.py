@@ -54,7 +54,7 @@ def write_run(
         "model": "synthetic", "treebank": "synthetic", "tag": "upos", "methods": list(methods), "at": positions[0],
         "probe_at": list(positions), "top": top, "per": "model", "signed": None, "min_words": 20,
         "ablations": list(ablations), "controls": controls, "control": "size", "scope": "all", "margin": 0.05,
-        "correction": "bh", "neurons": None, "draws": 10000, "seed": seed,
+        "correction": "bh", "pages": min(n_pages, 3), "neurons": None, "draws": 10000, "seed": seed,
     }  # fmt: skip
     ranking = ranking_rows(rng, tags, methods, positions, n_layers, n_units, kept)
     keys = key_neurons(ranking, positions[0], top)
@@ -264,7 +264,8 @@ def similarity_rows(rng: Any, tags: Any, methods: Any, ablations: Any) -> pd.Dat
     n, parts = len(tags), []
     kinds = [("activation", "", "", "")] + [("lesion", m, a, "all") for m in methods for a in ablations]
     for source, method, ablation, scope in kinds:
-        table = 1 - np.corrcoef(rng.normal(size=(n, 8)) + 2 * (np.arange(n) % 3)[:, None] * np.linspace(-1, 1, 8))
+        profiles = rng.normal(size=(n, 8)) + 2 * (np.arange(n) % 3)[:, None] * np.linspace(-1, 1, 8)
+        table = 1 - np.atleast_2d(np.corrcoef(profiles))  # of a single profile numpy gives a number
         table[-1, :-1] = table[:-1, -1] = np.nan
         rows = [(a, b, table[i, j]) for i, a in enumerate(tags) for j, b in enumerate(tags)]
         frame = pd.DataFrame(rows, columns=["tag_a", "tag_b", "dissimilarity"])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from posneurons import figures, theme
+from posneurons import figures, run_rows, theme
 from posneurons.errors import RunError
 
 EVIL = "<b>&</b>"
@@ -47,7 +47,7 @@ def result(**changes):
 
 
 def test_controls_stand_beside_their_lesion():
-    cells = figures.with_controls(lesions(), "mean").set_index(["lesion", "tag"])
+    cells = run_rows.with_controls(lesions(), "mean").set_index(["lesion", "tag"])
     own = cells.loc[("NOUN", "NOUN")]
     assert own[["controls", "control_mean", "control_low", "control_high", "percent"]].tolist() == pytest.approx(
         [2, 0.2, 0.1, 0.3, 25.0]  # 0.5 of 2 nats

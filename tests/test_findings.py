@@ -1,5 +1,7 @@
 """Findings: what the sentences say of hand-made results, and what they do not claim."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,7 +66,6 @@ def test_a_rise_is_shown_only_above_zero_and_above_controls(tmp_path, changes):
     ("unknown", "grounds"),
     [
         (["p_others"], "Tested over words (is the rise zero?) and over random neurons (do the controls do it?), and"),
-        (["p_others", "p_controls"], "Tested over words (is the rise zero?), and corrected"),
     ],
 )
 def test_only_tests_that_were_made_are_named(tmp_path, unknown, grounds):
@@ -84,19 +85,44 @@ def test_sets_of_other_kinds_are_no_controls(tmp_path):
     assert findings(run) == before
 
 
-@pytest.mark.parametrize(
-    ("known", "grounds"),
-    [
-        ([], "tested over words only (without controls and with few tags, sets of neurons cannot be compared) (q ≤"),
-        (["NOUN"], "tested over words, and over sets of neurons where those can be compared (q ≤ 0.05)"),
-    ],
+UNTESTED = (
+    "the pairs of tags were not tested against other sets of neurons (that needs at least 2 random sets for each tag,"
+    " or five tags), so nothing is claimed about them."
 )
-def test_a_dissociation_says_what_it_was_tested_over(tmp_path, known, grounds):
-    run = build_run(tmp_path)
-    frame = pd.read_parquet(run / "dissociations.parquet")
-    frame.loc[~frame["tag_a"].isin(known), "p_sets"] = np.nan
-    frame.to_parquet(run / "dissociations.parquet")
-    assert grounds in findings(run)[1]
+
+
+def untested(folder, pairs):
+    """A run of whose pairs of tags some were tested over words alone."""
+    frame = pd.read_parquet(build_run(folder) / "dissociations.parquet")
+    alone = [{a, b} in pairs for a, b in zip(frame["tag_a"], frame["tag_b"], strict=True)]
+    frame.loc[alone, "p_sets"] = np.nan
+    frame.to_parquet(folder / "dissociations.parquet")
+    return folder
+
+
+def test_pairs_that_were_tested_over_words_alone_are_not_counted(tmp_path):
+    """NOUN and VERB are the pair that dissociates; NOUN and X is another."""
+    run = untested(tmp_path / "one", [{"NOUN", "X"}])
+    assert "1 of 2 pairs of tags that could be tested (of 3) (mean ablation) and 1 of 2" in findings(run)[1]
+    assert led(run)[1].startswith("Of 2 pairs of tags that could be tested (of 3), 1 dissociates both ways")
+    run = untested(tmp_path / "both", [{"NOUN", "VERB"}])
+    assert "0 of 2 pairs of tags that could be tested (of 3) (mean ablation)" in findings(run)[1]
+    assert "0 (mean) and 0 (zero). On the category part of the loss alone: 0 (mean) and 0 (zero)." in findings(run)[1]
+    assert led(run)[1].startswith("None of the 2 pairs of tags that could be tested (of 3) is shown to dissociate")
+
+
+def test_where_no_pair_was_tested_over_sets_nothing_is_claimed(tmp_path):
+    run = untested(tmp_path, [{"NOUN", "VERB"}, {"NOUN", "X"}, {"VERB", "X"}])
+    assert findings(run)[1] == f"With the correlation neurons, {UNTESTED}"
+    assert led(run)[1] == UNTESTED.replace("the", "The", 1)
+
+
+def test_without_a_test_of_equivalence_no_margin_is_named(tmp_path):
+    """With five tags and no controls there are sets to compare, but nothing says what unharmed is."""
+    change(build_run(tmp_path), "dissociations", equivalence_p=np.nan, verdict="strong")
+    for sentence in (findings(tmp_path)[1], led(tmp_path)[1]):
+        assert "dissociate both ways" in sentence
+        assert not [word for word in ("Classical", "margin", "unharmed", "within 0.05") if word in sentence]
 
 
 def test_without_category_losses_nothing_is_said_of_them(tmp_path):
@@ -152,7 +178,7 @@ def test_the_lead_says_in_three_sentences_what_was_found(tmp_path):
         " largest for NOUN: +0.500 nats per word (95 % interval +0.490 to +0.510; random lesions +0.010 to +0.040)."
     )
     assert pairs == (
-        "Of 3 pairs of tags, 1 dissociate both ways, each tag suffering more from the lesion of its own neurons than"
+        "Of 3 pairs of tags, 1 dissociates both ways, each tag suffering more from the lesion of its own neurons than"
         " from that of the other’s (tested over words and over sets of neurons; q ≤ 0.05, corrected for all pairs), 1"
         " of them with the other tag shown to be unharmed (within 0.05 nats of random lesions); the clearest pair is"
         " NOUN and VERB, by +0.400 and +0.150 nats per word (q = 0.02)."
@@ -161,6 +187,17 @@ def test_the_lead_says_in_three_sentences_what_was_found(tmp_path):
         "A probe on the correlation neurons of all tags together, read at “last”, names the tags of 87.5 % of 3,600"
         " test words (as many random neurons reach 62.5 %, the most frequent tag of each word 62.5 %, the most"
         " frequent tag of all 62.5 %; no interval was computed)."
+    )
+
+
+def test_the_word_is_not_known_before_it(tmp_path):
+    run = build_run(tmp_path)
+    content = json.loads((run / "probe.json").read_text())
+    content["results"][0]["at"] = "predict"
+    (run / "probe.json").write_text(json.dumps(content))
+    found = read_run(run)
+    assert (
+        "the most frequent tag of each word, which is not known before it, 62.5 %" in lead(None, None, found.probe)[0]
     )
 
 
@@ -179,6 +216,35 @@ def test_the_lead_says_when_nothing_passes_all_tests(tmp_path):
     assert "for 2 of 3 tags (by chance: about 0.6); for none does the rise pass every test (tested over words" in lesion
     assert "largest" not in lesion
     assert pairs.startswith("None of the 3 pairs of tags is shown to dissociate both ways (tested over words and over")
+
+
+@pytest.mark.parametrize(
+    ("controls", "why"),
+    [(1, "too few random lesions for a test (2 are needed)"), (4, "no test against them is defined")],
+)
+def test_without_a_test_against_controls_no_count_of_tests_is_given(tmp_path, controls, why):
+    """Neither "for none" nor "for 0": the tests that were made did pass. NOUN and VERB are above the one control."""
+    change(build_run(tmp_path, controls=controls), "lesions", p_controls=np.nan)
+    chance = 3 / (controls + 1)
+    assert led(tmp_path)[0] == (
+        "When a tag’s correlation neurons are lesioned (mean ablation), that tag’s loss rises more than in every one of"
+        f" {controls} matched random lesions for {3 if controls == 1 else 2} of 3 tags (by chance: about {chance:.1f});"
+        f" {why}, so that nothing more is claimed."
+    )
+    first = findings(tmp_path)[0]
+    assert first.endswith(
+        f"under zero ablation (by chance: about {chance:.1f}); {why}, so that nothing more is claimed."
+    )
+    assert "Tested" not in first
+
+
+def test_an_ablation_without_a_test_is_not_counted_beside_one_with(tmp_path):
+    frame = pd.read_parquet(build_run(tmp_path) / "lesions.parquet")
+    frame.loc[frame["ablation"] == "mean", "p_controls"] = np.nan
+    frame.to_parquet(tmp_path / "lesions.parquet")
+    first = findings(tmp_path)[0]
+    assert "the rise is there (q ≤ 0.05) for 2 (zero). The largest of these effects under zero ablation" in first
+    assert "38 % of that rise under zero ablation" in first
 
 
 def test_the_lead_claims_nothing_without_controls(tmp_path):

@@ -49,7 +49,7 @@ def test_no_pages_are_a_file_too(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model": 3}, "model is 3; expected str; delete the file and run the same command again"),
+        ({"model": 3}, "model is 3; expected str; delete the file and repeat the command that made it"),
         ({"tags": None}, "tags is missing; expected list"),
         ({"words": [1]}, "1 words of 3 tags; expected one for each tag"),
         ({"counts": [[1], [2], [3]]}, r"counts of a tag are \[1\]; expected a number for each of 3 bins"),

@@ -49,6 +49,12 @@ def test_notebook(path: Path, every: int) -> None:
     assert any(cell.get("outputs") for cell in notebook.cells)
 
 
+def test_own_rises_are_taken_by_name() -> None:
+    """Rows of a matrix come in the order of the lesions, which is not that of the tags."""
+    cells = [cell.source for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells]
+    assert not [source for source in cells if "diagonal" in source]
+
+
 def test_they_are_all_there() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "01_quickstart", "02_which_ranking", "03_lesion_study", "04_llama3_on_a_gpu",

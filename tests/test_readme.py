@@ -1,17 +1,20 @@
-"""What the README says: its examples run, its commands are understood, what it points to is there."""
+"""What the README says: its examples run, its commands are understood and (most of them slow) run, its links lead."""
 
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import demo
 import numpy as np
 import pytest
+import synthetic
 import typer
 
-import posneurons as pn
 from posneurons.cli import STAGES, app
 from posneurons.config import Config
 from posneurons.methods import METHODS
@@ -122,3 +125,42 @@ def test_it_names_every_method_module_and_notebook() -> None:
     assert plain - told <= helpers
     assert [name for name in METHODS if f"`{name}`" not in README] == []
     assert [path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem not in README] == []
+
+
+FEW = {
+    "rank": ["--top", "3", "--min-words", "1"],
+    "verify": ["--listed", "20", "--random", "5", "--words", "20"],
+    "lesion": ["--top", "3", "--controls", "2", "--min-words", "1", "--draws", "50", "--lesion-words", "60"],
+    "sweep": ["--top", "3", "--controls", "2", "--min-words", "1"],
+    "steer": ["--controls", "2", "--tokens", "8", "--continuations", "1"],
+}
+"""What makes a command of the README small; options that are given twice count as given last."""
+
+
+def done(words: list[str], folder: Path) -> str:
+    """Run a command as a shell would, and give what it says."""
+    command = [sys.executable, "-m", "posneurons", *words]
+    found = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def test_doctor_and_report_do_what_the_readme_says(tmp_path: Path) -> None:
+    synthetic.write_run(tmp_path / "runs" / "demo")
+    assert "en_ewt" in done(["doctor"], tmp_path)
+    assert f"Page: {Path('runs/demo/report.html')}" in done(["report", "runs/demo"], tmp_path)
+    assert (tmp_path / "runs/demo/report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.slow
+def test_the_other_commands_do_their_work_on_a_small_treebank(tmp_path: Path) -> None:
+    (tmp_path / "bank").mkdir()
+    bank = str(demo.write_treebank(tmp_path / "bank", every=40))
+    first = ["--top", "3", "--controls", "2", "--min-words", "1", "--draws", "50", "--pages", "1"]
+    assert "Page:" in done(["run", "--treebank", bank, *first], tmp_path)  # the run that others go on from
+    for line in COMMANDS:
+        _, name, *words = shlex.split(line)
+        if name in FEW and "letters.conllu" not in words:
+            given = [] if "--neurons" in words or name == "sweep" else ["--out", f"runs/{name}"]
+            told = done([name, *words, *given, "--treebank", bank, *FEW[name]], tmp_path)
+            assert "runs/" in told, name

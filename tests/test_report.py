@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pandas as pd
@@ -10,6 +11,7 @@ from handmade import EVIL, build_run
 from page_parser import Page
 from synthetic import HOSTILE, IMAGE, SCRIPT, write_run
 
+from posneurons.neuron_pages import Reason, read_pages, write_pages
 from posneurons.report import build_report, page_of
 from posneurons.run_files import read_run
 
@@ -49,7 +51,8 @@ def test_the_numbers_are_in_the_page(page):
     for expected in (
         "Part-of-speech neurons of posneurons/demo on demo",
         "begun 2026-11-21 00:00:00 UTC",
-        "NOUN +0.500 +0.490 to +0.510 +12.5 +0.250 +0.025 +0.010 to +0.040 +5.0 0.002 1,200",  # 0.5 of 4 nats
+        # 0.5 of 4 nats:
+        "NOUN +0.500 +0.490 to +0.510 +12.5 +0.250 +0.025 +0.010 to +0.040 +5.0 0.001 0.001 0.001 0.002 1,200",
         "classical 1 strong 0 one-way 2 none 0",
         "classical 0 strong 1 one-way 0 none 2",  # zero ablation, category part
         "correlation, zero ablation, category part of the loss",
@@ -240,11 +243,58 @@ def test_files_of_an_older_version_are_said_to_be_missing(tmp_path):
     assert "Which tags are alike" not in found.text()
 
 
+def test_a_single_tag_has_no_pairs_and_that_is_said(tmp_path):
+    """The files are there and empty: no older version is to blame."""
+    found = Page(build_report(write_run(tmp_path, **{**SMALL, "tags": ("NOUN",)})))
+    for section in ("dissociations", "overlap"):
+        assert found.text(section).endswith("A single tag has no pair of tags. "), section
+    assert "older version" not in found.text()
+    assert "Which tags are alike" not in found.text()
+    assert "NOUN" in found.text("lesions")
+    assert "probe on 12 key neurons" in found.text("probe")
+
+
+def test_no_pages_were_asked_for_and_that_is_said(tmp_path):
+    found = Page(build_report(write_run(tmp_path, **{**SMALL, "n_pages": 0})))
+    assert found.text("pages").endswith("No neuron page was asked for (--pages 0). ")
+    assert "older version" not in found.text()
+
+
+def index_of(folder, **reasons):
+    """The index of the pages of a run of two, whose reasons are replaced."""
+    path = write_run(folder, **{**SMALL, "n_pages": 2}) / "neuron_pages.json"
+    pages = read_pages(path)
+    write_pages(path, [replace(page, of=reasons.get(page.name, ())) for page in pages])
+    found = Page(build_report(folder))
+    return json.loads(found.scripts[[each.get("id") for each in found.named("script")].index("page-index")])
+
+
+def test_a_page_without_a_reason_is_listed_without_a_rank(tmp_path):
+    names = [page.name for page in read_pages(write_run(tmp_path, **{**SMALL, "n_pages": 2}) / "neuron_pages.json")]
+    bare = {"tag": "other", "methods": [{"method": "", "neurons": [[name, None] for name in names]}]}
+    assert index_of(tmp_path) == [bare]
+    given = {names[0]: (Reason("given", "A", 7),)}
+    assert index_of(tmp_path, **given) == [
+        {"tag": "A", "methods": [{"method": "given", "neurons": [[names[0], 7]]}]},
+        {"tag": "other", "methods": [{"method": "", "neurons": [[names[1], None]]}]},
+    ]
+
+
+def test_verdicts_that_rest_on_words_alone_say_so(tmp_path):
+    run = write_run(tmp_path, **SMALL)
+    assert "rest on words alone" not in Page(build_report(run)).text("dissociations")
+    frame = pd.read_parquet(run / "dissociations.parquet")
+    frame.assign(p_sets=float("nan")).to_parquet(run / "dissociations.parquet")
+    found = Page(build_report(run))
+    assert "1 of these 1 pairs could not be tested against other sets" in found.text("dissociations")
+    assert "were not tested against other sets of neurons" in found.text("finding")
+
+
 def test_without_controls_the_page_says_so(tmp_path):
     found = Page(build_report(build_run(tmp_path, controls=0)))
     assert "nothing is claimed about what they do" in found.text("finding")
     assert "no controls" in found.packed("figures")
-    assert "NOUN +0.500 +0.490 to +0.510 +12.5 +0.250 – – +5.0 0.002 1,200" in found.text("lesions")
+    assert "NOUN +0.500 +0.490 to +0.510 +12.5 +0.250 – – +5.0 0.001 0.001 0.001 0.002 1,200" in found.text("lesions")
 
 
 def test_undefined_is_a_dash_and_never_zero(tmp_path):
@@ -252,7 +302,9 @@ def test_undefined_is_a_dash_and_never_zero(tmp_path):
     frame = pd.read_parquet(run / "lesions.parquet")
     frame.assign(delta_category=float("nan"), z_control=float("nan")).to_parquet(run / "lesions.parquet")
     found = Page(build_report(run))
-    assert "NOUN +0.500 +0.490 to +0.510 +12.5 – +0.025 +0.010 to +0.040 – 0.002 1,200" in found.text("lesions")
+    assert "NOUN +0.500 +0.490 to +0.510 +12.5 – +0.025 +0.010 to +0.040 – 0.001 0.001 0.001 0.002 1,200" in found.text(
+        "lesions"
+    )
     assert "category part (nats per word)" not in [
         label for each in found.figures().values() for menu in each["menus"] for label in menu["labels"]
     ]

@@ -128,7 +128,7 @@ def test_a_file_with_other_content_is_one_clear_line(tmp_path, name, edit, sente
     with pytest.raises(RunError) as error:
         build_report(run)
     assert str(error.value).startswith(f"{run / name}: {sentence}")
-    assert str(error.value).endswith("; delete the file and run the same command again")
+    assert str(error.value).endswith("; delete the file and repeat the command that made it")
 
 
 def test_a_table_without_a_column_is_one_clear_line(tmp_path):
@@ -152,6 +152,6 @@ def test_a_table_of_an_older_version_is_one_clear_line(tmp_path, name, new, sent
         findings(tmp_path)
     assert str(error.value).startswith(f"{path}: {sentence}")
     assert str(error.value).endswith(
-        " (an older version of posneurons wrote fewer); delete the file and run the same command again"
+        " (an older version of posneurons wrote fewer); delete the file and repeat the command that made it"
     )
     assert "\n" not in str(error.value)

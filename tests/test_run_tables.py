@@ -63,12 +63,12 @@ def test_layers_are_counted():
 def test_effects_with_and_without_controls():
     known = {"lesion": "A", "tag": "B", "delta": 0.5, "ci_low": 0.4, "ci_high": 0.6, "percent": 12.5, "words": 1200}
     known |= {"delta_category": 0.25, "control_mean": 0.1, "control_low": 0.0, "control_high": 0.2, "controls": 5}
-    known |= {"z_control": 3.0, "q_value": 0.01}
+    known |= {"z_control": 3.0, "p_items": 0.001, "p_controls": 0.002, "p_others": np.nan, "q_value": 0.01}
     bare = {**known, "controls": 0, "control_mean": np.nan, "control_low": np.nan, "control_high": np.nan}
     table = run_tables.effects([known, bare], "caption", lesion=True)
     assert texts(table)[0] == [
-        "A", "B", "+0.500", "+0.400 to +0.600", "+12.5", "+0.250", "+0.100", "+0.000 to +0.200", "+3.0", "0.01",
-        "1,200",
+        "A", "B", "+0.500", "+0.400 to +0.600", "+12.5", "+0.250", "+0.100", "+0.000 to +0.200", "+3.0", "0.001",
+        "0.002", "–", "0.01", "1,200",
     ]  # fmt: skip
     assert texts(table)[1][6:8] == ["–", "–"]
     assert table.rows[0][3].value == 0.4  # an interval is sorted by its lower end

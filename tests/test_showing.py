@@ -37,14 +37,15 @@ def test_outside_a_notebook_the_page_is_given():
 
 def test_a_notebook_shows_page_and_figure_once(shown):
     found = pn.show(page())
-    html, figure = shown
+    html, figure, caption = shown
+    assert "in grey the others" in caption.data
     assert html.data == page()._repr_html_()
     assert figure.to_dict() == page().figure().to_dict()
     assert found._repr_html_() is None
     assert repr(found).startswith("NeuronPage(L3N12 of tiny")
     pn.show(found)
-    assert len(shown) == 4
-    assert shown[2].data == html.data
+    assert len(shown) == 6
+    assert shown[3].data == html.data
 
 
 def test_a_shell_without_kernel_is_no_notebook(monkeypatch):
@@ -68,7 +69,7 @@ def test_a_run_keeps_pages(tmp_path):
     with pytest.raises(NeuronError, match=r"13 neurons have one: L3N0, .*, L3N11, \.\.\.; compute"):
         pn.show("L1N1", run=tmp_path)
     with pytest.raises(
-        NeuronError, match=r"show: at, contexts with run=.*; what is stored takes no options: leave out"
+        NeuronError, match=r"show: at, contexts with run=.*; what is stored takes no options; leave out either"
     ):
         pn.show("L3N1", run=tmp_path, at="last", contexts=3)
 

@@ -13,6 +13,7 @@ from posneurons import stages, study
 from posneurons.config import Config
 from posneurons.errors import RunError
 from posneurons.neuron_pages import read_pages
+from posneurons.words import BEST
 
 RANKED = ("rank", "pages")
 
@@ -23,7 +24,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     bank = str(demo.write_treebank(tmp_path_factory.mktemp("bank"), every=10))
     few = {"controls": 1, "draws": 50, "min_words": 60, "lesion_words": 150, "pages": 1}
     return Config(
-        treebank=bank, methods=("correlation",), ablations=("mean",), probe_at=("predict", "last"), top=3, beside=(), **few
+        treebank=bank,
+        methods=("correlation",),
+        ablations=("mean",),
+        probe_at=("predict", "last"),
+        top=3,
+        beside=(),
+        **few,
     )
 
 
@@ -134,7 +141,7 @@ def test_a_neuron_that_is_best_by_one_method_has_its_rank_under_all(config: Conf
     both = replace(config, methods=("correlation", "logit_attribution"))
     frame = pd.read_parquet(study.run(both, tmp_path / "run", stages=("rank",), progress=False) / "ranking.parquet")
     frame = frame[frame["at"] == "predict"]
-    best = frame[frame["rank"] <= stages.BEST]
+    best = frame[frame["rank"] <= BEST]
     merged = best.merge(frame, on=["tag", "layer", "neuron"], suffixes=("", "_other"))
     assert merged.groupby(["method", "tag", "layer", "neuron"])["method_other"].nunique().eq(2).all()
     assert merged["rank_other"].max() > stages.KEPT + both.top  # some would not be there otherwise

@@ -281,7 +281,7 @@ def test_another_sweep_in_the_same_folder_and_damage_are_errors(tmp_path: Path) 
         sweep(demo.model(), few().shuffled(1), {"correlation": best()}, plan, folder)
     path = next(folder.glob("*.parquet"))
     path.write_bytes(b"PAR1")
-    with pytest.raises(RunError, match=rf"{path.name}: damaged .*; delete the file and run the same command again"):
+    with pytest.raises(RunError, match=rf"{path.name}: damaged .*; delete the file and repeat"):
         swept(folder, plan)
     path.unlink()
     assert len(swept(folder, plan)) == 2 * 2 * len(few().tags)
