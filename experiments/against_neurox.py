@@ -3,7 +3,7 @@
 Command:  python experiments/against_neurox.py [--treebank EWT_DIR] [--split dev] [--sentences 2000]
 Cost:     two minutes on one core; NeuroX 1.0.9 (and what it imports) is fetched by pip into a folder that is removed.
 Outcome:  one streamed pass in batches is several times faster than a pass for each sentence whose states are written to
-          a file, and its memory does not grow with the words.
+          a file, and takes no more memory than the forward pass alone.
 
 Both rank by Probeless (Antverg and Belinkov 2022, arXiv:2110.07483), each in a process of its own, with the embedded
 model in float32. They do not read the same neurons: NeuroX takes the hidden states of all layers (7 x 256 units),
