@@ -149,6 +149,15 @@ def _fluency(record: Any) -> Card:
     return Card(line, facts)
 
 
+def _model(record: Any) -> Card:
+    size = f"{many(record.n_layers, 'layer')} of {many(record.d_mlp, 'neuron')}, {record.n_parameters:,} parameters"
+    line = f"{record.name}: {record.architecture}, {size}, {record.dtype} on {record.device}"
+    facts = [("backend", record.backend), ("reads at once", many(record.n_ctx, "token")),
+             ("vocabulary", many(record.d_vocab, "token")), ("residual stream", f"{record.d_model:,} wide"),
+             ("revision", record.revision or "–"), ("configuration sha256", record.config_sha256 or "–")]  # fmt: skip
+    return Card(line, facts)
+
+
 CARDS: dict[str, Callable[[Any], Card]] = {
     "Activations": _activations,
     "Corpus": _corpus,
@@ -157,6 +166,7 @@ CARDS: dict[str, Callable[[Any], Card]] = {
     "Flags": _flags,
     "Fluency": _fluency,
     "MarkovSource": _source,
+    "ModelInfo": _model,
     "NeuronSet": _neurons,
     "Planted": _planted,
     "Ranking": _ranking,

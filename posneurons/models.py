@@ -19,6 +19,7 @@ from torch import Tensor
 
 from posneurons import checkpoints, loading
 from posneurons.checkpoints import Checkpoint
+from posneurons.display import Shown
 from posneurons.errors import ModelError
 from posneurons.loading import Model
 
@@ -33,8 +34,8 @@ SELF_CHECK_TOLERANCE = 0.05
 """Nats by which a loss computed in two ways may differ when a model is checked; bf16 rounding is well below it."""
 
 
-@dataclass(frozen=True)
-class ModelInfo:
+@dataclass(frozen=True, repr=False)
+class ModelInfo(Shown):
     """What a model is and where it came from; revision and digest are None where it came from no checkpoint."""
 
     name: str

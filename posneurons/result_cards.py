@@ -183,6 +183,15 @@ def _damage(record: Any) -> Card:
     )
 
 
+def _summary(record: Any) -> Card:
+    line = (
+        f"{many(record.pairs, 'pair')} of tags: {record.classical} classical, {record.strong} strong, "
+        f"{record.one_way} one-way, {record.none} none"
+    )
+    own = f"{number(record.difference, '+.3f')} nats per word, p {number(record.p_value, '.2g')}"
+    return Card(line, [("own less other tags", own)])
+
+
 CARDS: dict[str, Callable[[Any], Card]] = {
     "Composition": _composition,
     "DamageControls": _damage,
@@ -195,6 +204,7 @@ CARDS: dict[str, Callable[[Any], Card]] = {
     "Round": _round,
     "Scores": _scores,
     "Steered": _steered,
+    "Summary": _summary,
     "TagShift": _tag_shift,
     "Tree": _tree,
     "Verification": _verification,

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from posneurons.display import Shown
 from posneurons.significance import intersection_union, q_values
 from posneurons.words import ALPHA, Correction
 
@@ -41,8 +42,8 @@ _NAMING = frozenset(PAIRED[:4])  # method, ablation, scope, measure
 VERDICTS = ("classical", "strong", "one-way", "none")
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Shown):
     """A lesion study in a few numbers.
 
     Attributes:

@@ -17,6 +17,7 @@ from posneurons.iteration import Iterations, Round
 from posneurons.lesion_results import LesionResult, Losses
 from posneurons.lesions import WordLosses
 from posneurons.markov import markov_source
+from posneurons.models import ModelInfo
 from posneurons.neurons import NeuronSet
 from posneurons.outliers import Flags, Thresholds
 from posneurons.planted import Planted
@@ -28,6 +29,7 @@ from posneurons.similarity import Dissimilarity, Tree, cluster
 from posneurons.split_halves import Reliability
 from posneurons.steering import Steered, TagShift
 from posneurons.subspace import Directions
+from posneurons.verdicts import Summary
 
 EVIL = "<script>alert(1)</script>"
 TAGS = ("NOUN", "VERB", EVIL)
@@ -218,7 +220,8 @@ def records() -> dict[str, Any]:
         Directions(TAGS, np.eye(3, 4)), tag_shift(), tag_shift().texts[1], damage(), word_losses(), planted(),
         Fluency(10, 40, 1.2, 2.3), MethodScore("attribution", "by hand", TAGS[:2], half, half, half,
         {"all": half - 0.4, "loud": half - 0.5}, 1.0, 2.0), markov_source(seed=0),
-        Fill(), TokenStatistics(9, *[torch.zeros(2, 3)] * 4),
+        Fill(), TokenStatistics(9, *[torch.zeros(2, 3)] * 4), Summary(0.25, 0.002, 6, 1, 2, 2, 1),
+        ModelInfo("<b>m</b>", None, None, "float32", "hooked", "cpu", "Llama", 6, 256, 768, 256, 4096, 5_800_000),
     ]  # fmt: skip
     return {type(record).__name__: record for record in every}
 

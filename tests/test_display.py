@@ -16,7 +16,8 @@ from posneurons.lesion_results import LesionResult
 from posneurons.neurons import NeuronSet
 
 RECORDS = made.records()
-NO_FIGURE = {"Sentence", "Round", "Scored", "Scores", "Steered", "MarkovSource", "Fill", "TokenStatistics"}
+NO_FIGURE = {"Sentence", "Round", "Scored", "Scores", "Steered", "MarkovSource", "Fill", "TokenStatistics",
+             "Summary", "ModelInfo"}  # fmt: skip
 """Parts of other records, and what is only handed on."""
 OWN_CLASSES = {"CorpusView", "MomentsView", "HistogramsView", "RankingView", "ActivationsView", "LesionView",
                "CompositionView"}  # fmt: skip
