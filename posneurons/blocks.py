@@ -190,7 +190,8 @@ def lesions(run: Run, figures: Figures) -> Group:
                 own_effects(cells).to_dict("records"),
                 "Each tag under the lesion of its own neurons. z and range are against its matched controls; z of"
                 " fewer than 20 of them is a rough number. The category part is that of −ln P(tag): the rest is"
-                " lexical. q corrects the largest of the three p-values of a rise, for all cells.",
+                " lexical. p of a rise: over words, against random neurons, against the other tags’; q corrects the"
+                " largest of the three for all cells.",
             ),
             tables.effects(cells.to_dict("records"), "All cells of the matrix as a table", lesion=True),
         ]

@@ -29,7 +29,7 @@ def layer_profile(ranking_top: pd.DataFrame, n_layers: int, tag_order: Sequence[
     trace = heatmap(counts.to_numpy(), tag_order, list(range(n_layers)), hover, shown, "neurons")
     trace.update(zmin=0, zmax=max(1, counts.to_numpy().max()))
     figure = figure_of(trace, height=170 + 20 * n_layers, x="tag", y="layer")
-    return figure.update_layout(yaxis={"dtick": 1 if n_layers <= 16 else 4, "showgrid": False})
+    return figure.update_layout(yaxis={"dtick": 1 if n_layers <= 16 else 4, "showgrid": False, "zeroline": False})
 
 
 SHADES = {

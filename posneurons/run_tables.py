@@ -108,19 +108,21 @@ def best_neurons(run: Run, method: str, at: str) -> Table:
 
 
 def effects(cells: Iterable[Mapping[Any, Any]], caption: str, *, lesion: bool = False) -> Table:
-    """Lesions beside their controls, as `run_rows.with_controls` gives them; with the lesioned tag, or without."""
-    head = ["measured tag", "change (nats)", "95 % interval", "% of loss", "category part (nats)", "controls’ mean"]
-    head += ["controls’ range", "z", "p: words", "p: random neurons", "p: other tags’ neurons", "q", "words"]
-    rows = []
+    """Lesions beside their controls, as `run_rows.with_controls` gives them; in full with the lesioned tag."""
+    head, rows = ["measured tag", "change (nats)", "95 % interval", "category part (nats)", "controls’ range", "z"], []
     for c in cells:
-        interval = f"{number(c['ci_low'])} to {number(c['ci_high'])}"
+        interval = Cell(f"{number(c['ci_low'])} to {number(c['ci_high'])}", cell(c["ci_low"]).value)
         spread = f"{number(c['control_low'])} to {number(c['control_high'])}" if c["controls"] else "–"
-        row = [*words(*([c["lesion"]] if lesion else []), c["tag"]), cell(c["delta"])]
-        row += [Cell(interval, cell(c["ci_low"]).value), cell(c["percent"], "+.1f"), cell(c["delta_category"])]
-        row += [cell(c["control_mean"]), Cell(spread, cell(c["control_low"]).value), cell(c["z_control"], "+.1f")]
-        tests = [cell(c[name], ".3g") for name in ("p_items", "p_controls", "p_others", "q_value")]
-        rows.append([*row, *tests, cell(c["words"], ",.0f")])
-    return Table(caption, ["lesioned tag", *head] if lesion else head, rows, 2 if lesion else 1, folded=lesion)
+        row = [*words(c["tag"]), cell(c["delta"]), interval, cell(c["delta_category"])]
+        row += [Cell(spread, cell(c["control_low"]).value), cell(c["z_control"], "+.1f")]
+        row += [cell(c[name], ".2g") for name in ("p_items", "p_controls", "p_others", "q_value")]
+        row.append(cell(c["words"], ",.0f"))
+        if lesion:
+            row = [*words(c["lesion"]), *row, cell(c["percent"], "+.1f"), cell(c["control_mean"])]
+        rows.append(row)
+    head += ["p words", "p random", "p others", "q", "words"]
+    full = ["lesioned tag", *head, "% of loss", "controls’ mean"]
+    return Table(caption, full if lesion else head, rows, 2 if lesion else 1, folded=lesion)
 
 
 def verdicts(rows: pd.DataFrame) -> Table:

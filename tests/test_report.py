@@ -52,7 +52,7 @@ def test_the_numbers_are_in_the_page(page):
         "Part-of-speech neurons of posneurons/demo on demo",
         "begun 2026-11-21 00:00:00 UTC",
         # 0.5 of 4 nats:
-        "NOUN +0.500 +0.490 to +0.510 +12.5 +0.250 +0.025 +0.010 to +0.040 +5.0 0.001 0.001 0.001 0.002 1,200",
+        "NOUN +0.500 +0.490 to +0.510 +0.250 +0.010 to +0.040 +5.0 0.001 0.001 0.001 0.002 1,200",
         "classical 1 strong 0 one-way 2 none 0",
         "classical 0 strong 1 one-way 0 none 2",  # zero ablation, category part
         "correlation, zero ablation, category part of the loss",
@@ -294,7 +294,7 @@ def test_without_controls_the_page_says_so(tmp_path):
     found = Page(build_report(build_run(tmp_path, controls=0)))
     assert "nothing is claimed about what they do" in found.text("finding")
     assert "no controls" in found.packed("figures")
-    assert "NOUN +0.500 +0.490 to +0.510 +12.5 +0.250 – – +5.0 0.001 0.001 0.001 0.002 1,200" in found.text("lesions")
+    assert "NOUN +0.500 +0.490 to +0.510 +0.250 – +5.0 0.001 0.001 0.001 0.002 1,200" in found.text("lesions")
 
 
 def test_undefined_is_a_dash_and_never_zero(tmp_path):
@@ -302,9 +302,7 @@ def test_undefined_is_a_dash_and_never_zero(tmp_path):
     frame = pd.read_parquet(run / "lesions.parquet")
     frame.assign(delta_category=float("nan"), z_control=float("nan")).to_parquet(run / "lesions.parquet")
     found = Page(build_report(run))
-    assert "NOUN +0.500 +0.490 to +0.510 +12.5 – +0.025 +0.010 to +0.040 – 0.001 0.001 0.001 0.002 1,200" in found.text(
-        "lesions"
-    )
+    assert "NOUN +0.500 +0.490 to +0.510 – +0.010 to +0.040 – 0.001 0.001 0.001 0.002 1,200" in found.text("lesions")
     assert "category part (nats per word)" not in [
         label for each in found.figures().values() for menu in each["menus"] for label in menu["labels"]
     ]
