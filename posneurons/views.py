@@ -17,7 +17,6 @@ from posneurons.errors import AlignmentError, NeuronError, RunError
 from posneurons.neurons import NeuronSet
 
 if TYPE_CHECKING:
-    import pandas as pd
     import plotly.graph_objects as go
 
 
@@ -27,10 +26,6 @@ class CorpusView(Shown):
     tags: tuple[str, ...]
     word_tag: Int[ndarray, " word"]
     dropped: dict[tuple[str, str, str], int]
-
-    def tag_counts(self) -> dict[str, int]:
-        """Number of aligned words of each tag."""
-        raise NotImplementedError
 
     def figure(self) -> go.Figure:
         """The words kept of each tag, and the share of its words that is left out, by reason.
@@ -44,7 +39,8 @@ class CorpusView(Shown):
         for (_, tag, reason), n in self.dropped.items():
             found = reasons.setdefault(reason, {})
             found[tag] = found.get(tag, 0) + n
-        return aligned(self.tag_counts(), reasons)
+        whole: Any = self  # the record has it
+        return aligned(whole.tag_counts(), reasons)
 
 
 class MomentsView(Shown):
@@ -183,14 +179,6 @@ class LesionView(Shown):
     ablation: str
     tags: tuple[str, ...]
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per (lesion, set, draw, tag)."""
-        raise NotImplementedError
-
-    def dissociations(self, *, category: bool = False) -> pd.DataFrame:
-        """One row per ordered pair of tags."""
-        raise NotImplementedError
-
     def figure(self, kind: str = "matrix", *, category: bool = False) -> go.Figure:
         """What the lesions do.
 
@@ -204,21 +192,18 @@ class LesionView(Shown):
         """
         from posneurons import dissociation_figures, figures
 
+        whole: Any = self  # the record has the tables
         if kind == "matrix":
-            return figures.lesion_matrix(self.to_frame(), self.ablation, self.tags)
+            return figures.lesion_matrix(whole.to_frame(), self.ablation, self.tags)
         if kind == "own":
-            return figures.lesion_against_controls(self.to_frame(), self.ablation)
+            return figures.lesion_against_controls(whole.to_frame(), self.ablation)
         if kind == "dissociations":
-            return dissociation_figures.verdict_matrix(self.dissociations(category=category), self.tags)
+            return dissociation_figures.verdict_matrix(whole.dissociations(category=category), self.tags)
         raise RunError(f"lesions: no figure {kind!r}; expected matrix, own or dissociations")
 
 
 class CompositionView(Shown):
     """Of `composition.Composition`."""
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per (lesion, measured tag)."""
-        raise NotImplementedError
 
     def figure(self, tag: str | None = None) -> go.Figure:
         """What each set does all together, one by one, and directly on the final residual.
@@ -231,7 +216,8 @@ class CompositionView(Shown):
         """
         from posneurons.effect_figures import parts
 
-        return parts(self.to_frame(), tag)
+        whole: Any = self  # the record has the table
+        return parts(whole.to_frame(), tag)
 
 
 def _place(neuron: str, n_layers: int, n_units: int) -> tuple[int, int]:
