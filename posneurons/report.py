@@ -3,7 +3,7 @@
 The files of the run are read by `run_files`, become figures in `run_figures` and tables in `run_tables`, and are put
 together in `blocks`; the template `report.html` lays them out, with autoescape on, beside `report.css` and `report.js`.
 Figures are drawn with plotly.js, which stands in the page once (4.8 MB: the Python package has the full bundle only).
-It, the figures and the neuron pages are packed (zlib, base64), which makes the page a third as large and lets it open
+It, the figures and the neuron pages are packed (zlib, base64), which makes the page 0.4 times as large and lets it open
 before anything is drawn; the browser unpacks them itself (`DecompressionStream`). The page needs Chrome 86,
 Firefox 113 or Safari 16.4. What the page claims is worded by `findings`.
 """
