@@ -179,11 +179,16 @@ class Workbench:
             raise AlignmentError(f"cluster={kind!r}: expected 'auto', 'sentence' or 'document'")
         documents = len(np.unique(self.test.row_document))
         if kind == "auto":
-            many = self.test.marked_documents and documents >= FEW_DOCUMENTS
+            many = documents_will_do(self.test)
             if self.test.marked_documents and not many:
                 self.note(f"{documents} documents are too few to be resampled; sentences are taken for clusters")
             kind = "document" if many else "sentence"
         return kind, self.test.row_document[self.test.word_row] if kind == "document" else self.test.word_sentence
+
+
+def documents_will_do(corpus: Corpus) -> bool:
+    """Whether enough documents are marked to be resampled; where not, sentences are."""
+    return corpus.marked_documents and len(np.unique(corpus.row_document)) >= FEW_DOCUMENTS
 
 
 def rivals(

@@ -23,7 +23,7 @@ from posneurons.ablations import Edit, parse
 from posneurons.activations import BATCH_TOKENS, sample_rows
 from posneurons.errors import ModelError, NeuronError
 from posneurons.fills import Condition, make_fills
-from posneurons.lesion_study import FEW_DOCUMENTS
+from posneurons.lesion_study import documents_will_do
 from posneurons.lesions import scored_words, word_losses
 from posneurons.models import ModelInfo
 from posneurons.neuron_pages import NAN, Effect, NeuronPage, Reason, Standing
@@ -197,7 +197,8 @@ def _effects(
     if not words.sum():
         return [(Effect(NAN, NAN, NAN, 0),) * n_tags] * len(conditions)
     losses = word_losses(model, corpus, conditions, **how)
-    cells, clusters = corpus.word_tag[losses.words], _clusters(corpus)[losses.words]
+    cells, many = corpus.word_tag[losses.words], documents_will_do(corpus)
+    clusters = (corpus.row_document[corpus.word_row] if many else corpus.word_sentence)[losses.words]
     _, clusters = np.unique(clusters, return_inverse=True)
     counts = cluster_sums(np.ones((1, len(cells))), cells, clusters, n_tags)[:, 0]
     single = (counts > 0).sum(0) < 2
@@ -216,12 +217,6 @@ def _effects(
 def _records(means: ndarray, low: ndarray, high: ndarray, words: ndarray) -> tuple[Effect, ...]:
     rows = zip(means, low, high, words.tolist(), strict=True)
     return tuple(Effect(rounded(mean), rounded(lower), rounded(upper), n) for mean, lower, upper, n in rows)
-
-
-def _clusters(corpus: Corpus) -> ndarray:
-    """The document of each word where enough are marked, else its sentence."""
-    many = corpus.marked_documents and len(np.unique(corpus.row_document)) >= FEW_DOCUMENTS
-    return np.asarray(corpus.row_document[corpus.word_row] if many else corpus.word_sentence)
 
 
 def _standings(
