@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from posneurons.lesion_results import LesionResult as LesionResult
     from posneurons.lesion_study import Workbench as Workbench
     from posneurons.lesion_study import lesion as lesion
-    from posneurons.lesions import exact_effects as exact_effects
     from posneurons.lesions import word_losses as word_losses
     from posneurons.matching import matched_sample as matched_sample
     from posneurons.models import describe as describe
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from posneurons.sentences import Treebank as Treebank
     from posneurons.sentences import Word as Word
     from posneurons.showing import show as show
+    from posneurons.singles import exact_effects as exact_effects
     from posneurons.split_halves import reliability as reliability
     from posneurons.splits import by_type as by_type
     from posneurons.splits import fold as fold
@@ -96,7 +96,7 @@ _HOME = {
     "iteration": ("iterate", "lesioned"),
     "lesion_results": ("LesionResult",),
     "lesion_study": ("Workbench", "lesion"),
-    "lesions": ("exact_effects", "word_losses"),
+    "lesions": ("word_losses",),
     "matching": ("matched_sample",),
     "models": ("describe", "load_model"),
     "neurons": ("NeuronSet",),
@@ -114,6 +114,7 @@ _HOME = {
     "scoring": ("score_method",),
     "sentences": ("Sentence", "Treebank", "Word"),
     "showing": ("show",),
+    "singles": ("exact_effects",),
     "splits": ("by_type", "fold", "folds", "with_splits"),
     "steering": ("steer", "tag_shift"),
     "subspace": ("directions", "principal_angles"),

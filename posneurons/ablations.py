@@ -9,6 +9,7 @@ from typing import cast, get_args
 from posneurons.errors import NeuronError
 from posneurons.words import Ablation, Donor
 
+_MOST_DRAWS = 10_000
 _OPTIONS: dict[str, dict[str, float | int | str]] = {
     "zero": {},
     "mean": {},
@@ -78,7 +79,7 @@ def _value(text: str, option: str, value: str) -> float | int | str:
         number = int(value) if option == "draws" else float(value)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number) or (option == "draws" and number < 1):
-        expected = "a whole number of at least 1" if option == "draws" else "a finite number"
+    if not (1 <= number <= _MOST_DRAWS if option == "draws" else math.isfinite(number)):
+        expected = f"a whole number of at least 1 and at most {_MOST_DRAWS}" if option == "draws" else "a finite number"
         raise NeuronError(f"ablation {text!r}: {option}={value}; expected {expected}")
     return number

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from posneurons.errors import NeuronError
-from posneurons.theme import as_matrix, boxes, figure_of, heatmap, label, number
+from posneurons.theme import as_matrix, boxes, figure_of, heatmap, label, number, reach, with_layers
 
 FIRST = 6
 """Tags whose density is drawn at once, those with the most words; the others come by a click in the legend."""
@@ -72,9 +72,9 @@ def separation(
     ]
     n_layers = distance.shape[1]
     trace = heatmap(distance.T, tags, list(range(n_layers)), hover, None, "standard deviations")
-    trace.update(zmin=0, zmax=float(np.nanmax(distance)) or 1.0 if np.isfinite(distance).any() else 1.0)
+    trace.update(zmin=0, zmax=reach(distance))
     figure = figure_of(trace, height=170 + 20 * n_layers, x="tag", y="layer")
-    return figure.update_layout(yaxis={"dtick": 1 if n_layers <= 16 else 4, "showgrid": False, "zeroline": False})
+    return with_layers(figure, n_layers)
 
 
 def densities(
@@ -175,7 +175,7 @@ def means_by_tag(names: Sequence[str], values: Float[ndarray, "word neuron"], ta
         for place, name in enumerate(names)
     ]
     trace = heatmap(table, shown, list(names), hover, None, "standard deviations from the mean")
-    limit = float(np.nanmax(np.abs(table))) if np.isfinite(table).any() else 1.0
+    limit = reach(table)
     figure = figure_of(trace.update(zmin=-limit, zmax=limit), height=160 + 16 * len(names), x="tag", y="neuron")
     return as_matrix(figure)
 

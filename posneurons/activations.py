@@ -8,6 +8,7 @@ corpus. This module knows nothing of scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,13 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from posneurons import models
+from posneurons import distributed, models
 from posneurons.display import Shown
 from posneurons.errors import AlignmentError
+from posneurons.memory import limit
 from posneurons.neurons import NeuronSet
 from posneurons.records import Activations, Corpus
+from posneurons.statistics import pooled
 from posneurons.words import At
 
 BATCH_TOKENS = 2048
@@ -52,20 +55,32 @@ class Batch:
         return torch.from_numpy(np.flatnonzero(real)).to(self.tokens.device)
 
 
-def batches(corpus: Corpus, device: torch.device | str, tokens: int = BATCH_TOKENS) -> Iterator[Batch]:
-    """All rows of a corpus, sorted by length, in batches of at most `tokens` tokens (at least one row)."""
+def batches(
+    corpus: Corpus, device: torch.device | str, tokens: int = BATCH_TOKENS, *, limit: int | None = None
+) -> Iterator[Batch]:
+    """All rows of a corpus, sorted by length, in batches of at most `tokens` tokens (at least one row).
+
+    In a call that processes share, those of this process. `limit` cuts them into smaller ones: the memory of processes
+    may differ, and what they share must not.
+    """
     lengths = np.diff(corpus.row_bounds) + 1
-    order = np.argsort(lengths, kind="stable")
+    for some in distributed.mine(_cut(lengths, np.argsort(lengths, kind="stable"), tokens)):
+        for these in _cut(lengths, some, tokens if limit is None else min(limit, tokens)):
+            rows = np.sort(these)
+            padded = np.full((len(rows), lengths[rows].max()), corpus.bos, dtype=np.int64)
+            for slot, row in enumerate(rows):
+                padded[slot, 1 : lengths[row]] = corpus.tokens[corpus.row_bounds[row] : corpus.row_bounds[row + 1]]
+            yield Batch(rows, lengths[rows], torch.from_numpy(padded).to(device))
+
+
+def _cut(lengths: Int[ndarray, " row"], order: Int[ndarray, " some"], tokens: int) -> Iterator[Int[ndarray, " batch"]]:
+    """Rows that come in order of their lengths, in stretches of at most `tokens` tokens (at least one row)."""
     start = 0
     while start < len(order):
         stop = start + 1
         while stop < len(order) and lengths[order[stop]] * (stop + 1 - start) <= tokens:
             stop += 1
-        rows = np.sort(order[start:stop])
-        padded = np.full((len(rows), lengths[rows].max()), corpus.bos, dtype=np.int64)
-        for slot, row in enumerate(rows):
-            padded[slot, 1 : lengths[row]] = corpus.tokens[corpus.row_bounds[row] : corpus.row_bounds[row + 1]]
-        yield Batch(rows, lengths[rows], torch.from_numpy(padded).to(device))
+        yield order[start:stop]
         start = stop
 
 
@@ -112,9 +127,10 @@ def check_fits(model: Any, corpus: Corpus) -> None:
         )
 
 
-def _progress(corpus: Corpus, label: str, show: bool) -> Any:
-    how: dict[str, Any] = {"unit": "token", "unit_scale": True, "leave": None}  # inside another bar it goes when done
-    return tqdm(total=len(corpus.tokens) + corpus.n_rows, desc=label, disable=not show, **how)
+def token_bar(corpus: Corpus, label: str, show: bool) -> Any:
+    """A bar over the tokens of a corpus that this process will read; inside another bar it goes when it is done."""
+    total = (len(corpus.tokens) + corpus.n_rows) // distributed.sharing()
+    return tqdm(total=total, desc=label, unit="token", unit_scale=True, leave=None, disable=not show)
 
 
 @torch.no_grad()
@@ -145,8 +161,8 @@ def stream(
     check_fits(model, corpus)
     info = models.describe(model)
     index = {each: WordIndex(corpus, each) for each in at}
-    with _progress(corpus, "activations", progress) as bar:
-        for batch in batches(corpus, info.device, tokens):
+    with token_bar(corpus, "activations", progress) as bar:
+        for batch in batches(corpus, info.device, tokens, limit=limit(model, "forward", corpus.row_bounds)):
             words = {each: index[each].of(batch.rows) for each in at}
             where = {each: batch.places(corpus, index[each].position, words[each]) for each in at}
             numbers = {each: torch.from_numpy(words[each]).to(batch.tokens.device) for each in at}
@@ -191,23 +207,22 @@ class TokenStatistics(Shown):
 class _TokenMoments:
     """Running moments over tokens, layer by layer.
 
-    A batch is centred on its own mean before it is squared, in float32; batches are merged in float64 by the formula of
-    Chan, Golub and LeVeque (1979), doi.org/10.1080/00031305.1983.10483115.
+    A batch is centred on its own mean before it is squared, in float32; batches are merged in float64.
     """
 
     def __init__(self, n_layers: int, n_neurons: int, device: torch.device | str) -> None:
         # Apple's GPUs have no float64: there the state lives on the CPU.
         self._device = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)
-        self._count = [0] * n_layers
+        self._count = torch.zeros(n_layers, 1, dtype=torch.float64, device=self._device)
         self._mean, self._m2, self._abs, self._max = torch.zeros(
             4, n_layers, n_neurons, dtype=torch.float64, device=self._device
         )
 
     def update(self, layer: int, values: Float[Tensor, "place neuron"]) -> None:
         plain = values.float()
-        old, new = self._count[layer], len(plain)
-        if not new:
+        if not len(plain):
             return
+        old, new = self._count[layer], torch.full_like(self._count[layer], len(plain))
         absolute = plain.abs()
         total, largest = self._exact(absolute.sum(0)), self._exact(absolute.amax(0))
         origin = plain.mean(0)
@@ -215,23 +230,28 @@ class _TokenMoments:
         rest = self._exact(centred.mean(0))  # what rounding left in the mean of the batch
         mean = self._exact(origin) + rest
         m2 = self._exact(centred.square_().sum(0)) - new * rest.square()
-        delta, share = mean - self._mean[layer], new / (old + new)
-        self._mean[layer] += delta * share
-        self._m2[layer] += m2 + delta.square() * old * share
+        self._mean[layer], self._m2[layer] = pooled(old, self._mean[layer], self._m2[layer], new, mean, m2)
         self._abs[layer] += total
         self._max[layer] = torch.maximum(self._max[layer], largest)
-        self._count[layer] = old + new
+        self._count[layer] += new
 
     def _exact(self, values: Tensor) -> Tensor:
         return values.to(self._device).double()
 
+    def merged(self, other: _TokenMoments) -> _TokenMoments:
+        """The moments of the tokens of both."""
+        both = copy(self)
+        both._mean, both._m2 = pooled(self._count, self._mean, self._m2, other._count, other._mean, other._m2)
+        both._count, both._abs = self._count + other._count, self._abs + other._abs
+        both._max = torch.maximum(self._max, other._max)
+        return both
+
     def finalise(self, device: torch.device | str) -> TokenStatistics:
-        count = self._count[0]
+        count = int(self._count[0])
         parts = self._mean, self._abs / count, (self._m2.clamp(min=0) / count).sqrt(), self._max
         return TokenStatistics(count, *(each.float().to(device) for each in parts))
 
 
-@torch.no_grad()
 def token_statistics(
     model: Any, corpus: Corpus, *, tokens: int = BATCH_TOKENS, progress: bool = False
 ) -> TokenStatistics:
@@ -249,10 +269,16 @@ def token_statistics(
     check_fits(model, corpus)
     if not len(corpus.tokens):
         raise AlignmentError(f"{corpus.name}: no tokens to take a mean over; give a corpus with sentences")
+    return _token_moments(model, corpus, tokens=tokens, progress=progress).finalise(models.describe(model).device)
+
+
+@distributed.shared(_TokenMoments.merged)
+@torch.no_grad()
+def _token_moments(model: Any, corpus: Corpus, *, tokens: int, progress: bool) -> _TokenMoments:
     info = models.describe(model)
     moments = _TokenMoments(info.n_layers, info.d_mlp, info.device)
-    with _progress(corpus, "token statistics", progress) as bar:
-        for batch in batches(corpus, info.device, tokens):
+    with token_bar(corpus, "token statistics", progress) as bar:
+        for batch in batches(corpus, info.device, tokens, limit=limit(model, "forward", corpus.row_bounds)):
             places = batch.token_places()
 
             def add(value: Tensor, hook: Any, layer: int, places: Tensor = places) -> None:  # noqa: ARG001
@@ -262,7 +288,7 @@ def token_statistics(
                 model, batch.tokens, [(models.post_name(la), _at_layer(add, la)) for la in range(info.n_layers)]
             )
             bar.update(int(batch.lengths.sum()))
-    return moments.finalise(info.device)
+    return moments
 
 
 def token_means(
@@ -272,6 +298,14 @@ def token_means(
     return token_statistics(model, corpus, tokens=tokens, progress=progress).mean
 
 
+def _beside(a: Activations, b: Activations) -> Activations:
+    """The activations at the words of both, which have none in common."""
+    word = np.concatenate([a.word, b.word])
+    order = np.argsort(word)
+    return Activations(a.neurons, a.at, word[order], np.concatenate([a.values, b.values])[order])
+
+
+@distributed.shared(_beside)
 @torch.no_grad()
 def cache_activations(
     model: Any,
@@ -300,19 +334,17 @@ def cache_activations(
     info = models.describe(model)
     neurons.check(info.n_layers, info.d_mlp)
     index = WordIndex(corpus, at)
-    values = np.zeros((len(corpus), len(neurons)), dtype=np.float32)
+    values, seen = np.zeros((len(corpus), len(neurons)), dtype=np.float32), np.zeros(len(corpus), dtype=bool)
     by_layer = neurons.by_layer()
     columns = {layer: np.flatnonzero(neurons.layers == layer) for layer in by_layer}
-    with _progress(corpus, "activations", progress) as bar:
-        for batch in batches(corpus, info.device, tokens):
+    with token_bar(corpus, "activations", progress) as bar:
+        for batch in batches(corpus, info.device, tokens, limit=limit(model, "kept", corpus.row_bounds)):
             words = index.of(batch.rows)
+            seen[words] = True
             where = batch.places(corpus, index.position, words)
             cache = models.run_with_cache(model, batch.tokens, [models.post_name(layer) for layer in by_layer])
             for layer, units in by_layer.items():
-                picked = cache[models.post_name(layer)].flatten(0, 1)[where][
-                    :, torch.from_numpy(units).to(where.device)
-                ]
-                values[np.ix_(words, columns[layer])] = picked.float().cpu().numpy()
+                acts, wanted = cache[models.post_name(layer)].flatten(0, 1)[where], torch.from_numpy(units)
+                values[np.ix_(words, columns[layer])] = acts[:, wanted.to(where.device)].float().cpu().numpy()
             bar.update(int(batch.lengths.sum()))
-    words = corpus.readable(at)
-    return Activations(neurons, at, words, values[words])
+    return Activations(neurons, at, np.flatnonzero(seen), values[seen])

@@ -11,21 +11,24 @@ At `predict` a word's loss is that of its first token; at `first` and `last` it 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from posneurons import models
-from posneurons.activations import BATCH_TOKENS, Batch, WordIndex, batches, check_fits, token_means
+from posneurons.activations import BATCH_TOKENS, Batch, WordIndex, batches, check_fits, token_bar, token_means
+from posneurons.distributed import shared
 from posneurons.effects import EffectAccumulator
 from posneurons.errors import ModelError
 from posneurons.locality import can_be_local, local_hooks
+from posneurons.memory import Kind, limit
 from posneurons.models import Hook
 from posneurons.objectives import score_and_gradient
 from posneurons.records import Corpus, Scored
@@ -44,12 +47,13 @@ class Scene:
     rows: Int[Tensor, " word"]
 
 
-def scenes(corpus: Corpus, at: At, device: str, *, tokens: int, progress: bool, label: str) -> Iterator[Scene]:
+def scenes(
+    corpus: Corpus, at: At, device: str, *, tokens: int, limit: int | None = None, progress: bool, label: str
+) -> Iterator[Scene]:
     """The batches of a corpus; words that are the last of their row are left out where they are read on themselves."""
     index, lengths = WordIndex(corpus, at), np.diff(corpus.row_bounds) + 1
-    total = len(corpus.tokens) + corpus.n_rows
-    with tqdm(total=total, desc=label, unit="token", unit_scale=True, leave=None, disable=not progress) as bar:
-        for batch in batches(corpus, device, tokens):
+    with token_bar(corpus, label, progress) as bar:
+        for batch in batches(corpus, device, tokens, limit=limit):
             words = index.of(batch.rows)
             words = words[index.position[words] + 1 < lengths[corpus.word_row[words]]]
             where = batch.places(corpus, index.position, words)
@@ -92,27 +96,55 @@ def attribution(
         seed: of the donors.
         tokens: size of a batch.
         progress: show a bar.
-        rules: makes hooks that change how derivatives are taken, as `relp` does.
+        rules: makes hooks that change how derivatives are taken, as `relp` does; to be shared by processes, it must
+            be made of named functions.
 
     Raises:
         AlignmentError: where the corpus does not fit the model.
     """
     check_fits(model, corpus)
-    info = models.describe(model)
     fixed = _fixed_baseline(model, corpus, baseline, tokens, progress)
+    state = _effects(
+        model, corpus, fixed, seed if baseline == "donor" else None,
+        at=at, scope=scope, tokens=tokens, progress=progress, rules=rules,
+    )  # fmt: skip
+    scored = state.contrast() if contrast else state.mean()
+    return scored if scope == "all" or can_be_local(model) else scored.noting(way="one position at a time")
+
+
+@shared(EffectAccumulator.merged)
+def _effects(
+    model: Any,
+    corpus: Corpus,
+    fixed: Float[Tensor, "layer neuron"] | None,
+    donors: int | None,
+    *,
+    at: At,
+    scope: Scope,
+    tokens: int,
+    progress: bool,
+    rules: Callable[[Any], list[Hook]] | None,
+) -> EffectAccumulator:
+    """Sums of the estimates: towards fixed values, or towards those of donors, which are drawn with that seed."""
+    info, local = models.describe(model), can_be_local(model)
     state = EffectAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device)
-    generator, local = torch.Generator().manual_seed(seed), can_be_local(model)
-    for scene in scenes(corpus, at, info.device, tokens=tokens, progress=progress, label="attribution"):
+    kind: Kind = "graph" if scope == "local" else "graph_all"
+    room = limit(model, kind, corpus.row_bounds)
+    for scene in scenes(corpus, at, info.device, tokens=tokens, limit=room, progress=progress, label="attribution"):
         size = len(scene.where) if scope == "local" else len(scene.batch.token_places())
-        donor = torch.randperm(size, generator=generator).to(info.device) if baseline == "donor" else None
+        donor = None if donors is None else _donor(size, donors, int(scene.batch.rows[0])).to(info.device)
         change = _Change(fixed, donor)
         extra = rules(model) if rules else []
         if scope == "local":
             _add_local(model, scene, change, state, extra, local)
         else:
             _add_all(model, scene, change, state, extra)
-    scored = state.contrast() if contrast else state.mean()
-    return scored if local or scope == "all" else scored.noting(way="one position at a time")
+    return state
+
+
+def _donor(size: int, seed: int, row: int) -> Int[Tensor, " row"]:
+    """A donor for each of so many places of the batch with that first row, whichever batches were before it."""
+    return torch.from_numpy(np.random.default_rng((seed, row)).permutation(size))
 
 
 def relp(model: Any, corpus: Corpus, *, frozen_patterns: bool = False, **options: Any) -> Scored:
@@ -123,7 +155,7 @@ def relp(model: Any, corpus: Corpus, *, frozen_patterns: bool = False, **options
     first order plain attribution is what a single neuron does.
 
     Args:
-        model: what `load_model` gives, with a TransformerLens norm and MLP.
+        model: what `load_model` gives, with hooks on its norms and inside its MLP.
         corpus: the words to attribute.
         frozen_patterns: take attention patterns as constants.
         **options: those of `attribution`.
@@ -132,7 +164,9 @@ def relp(model: Any, corpus: Corpus, *, frozen_patterns: bool = False, **options
         ModelError: where the model lacks the hooks.
     """
     _check_rules(model)
-    return attribution(model, corpus, rules=lambda each: _relevance_rules(each, frozen_patterns), **options)
+    with warnings.catch_warnings():  # a TransformerBridge says that its norm then rounds otherwise
+        warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+        return attribution(model, corpus, rules=partial(_relevance_rules, frozen_patterns=frozen_patterns), **options)
 
 
 @dataclass(frozen=True)
@@ -230,10 +264,10 @@ def _check_rules(model: Any) -> None:
     info = models.describe(model)
     wanted = ["ln_final.hook_scale", "blocks.0.ln1.hook_scale", models.pre_name(0), models.post_name(0)]
     missing = [name for name in wanted if name not in model.hook_dict]
-    if missing or info.backend == "bridge":
+    if missing:
         raise ModelError(
-            f"{info.name}: relp needs the hooks of a HookedTransformer's norms and MLP, and "
-            f"{missing[0] if missing else 'the Bridge'} has none; use backend='hooked' or method 'attribution'"
+            f"{info.name}: relp needs hooks on the norms and inside the MLP, and {info.architecture} has none at "
+            f"{missing[0]}; use method 'attribution'"
         )
 
 

@@ -19,7 +19,7 @@ from posneurons import run_tables as tables
 from posneurons.findings import preferred
 from posneurons.run_figures import Key, key_layers
 from posneurons.run_files import Run
-from posneurons.run_rows import groups, own_effects, with_controls
+from posneurons.run_rows import done, groups, own_effects, swept_effects, with_controls
 from posneurons.run_tables import Table
 
 Figures = Mapping[Key, go.Figure]
@@ -125,7 +125,7 @@ def _menu(menu: Mapping[str, Any]) -> dict[str, Any]:
 
 def where(method: str, ablation: str, scope: str) -> str:
     """Ranking, ablation and scope in words."""
-    return f"{method}, {ablation} ablation" + ("" if scope == "all" else f", scope {scope}")
+    return f"{method}, {done(ablation, scope)}"
 
 
 def layers(run: Run, figures: Figures) -> Group:
@@ -240,8 +240,7 @@ def sweeps(run: Run, figures: Figures) -> Group:
                 parts.append(drawing(figures, key, caption, alt, shrinks=True))
         if run.carriers is not None and len(rows_of := _of(run.carriers, method, ablation, scope)):
             parts.append(tables.carriers(rows_of))
-        own = rows[(rows["lesion"] == rows["tag"]) & (rows["set"] == "key") & (rows["words"] > 0)]
-        parts.append(tables.curve_points(own))
+        parts.append(tables.curve_points(swept_effects(rows)))
         found.blocks.append(Block(title, (method, ablation, scope), parts))
     return found
 

@@ -33,6 +33,7 @@ DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
+MOST_LAYERS = 10_000  # no model has as many, and building them would never end
 _STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _INDEX = "model.safetensors.index.json"
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]
@@ -52,7 +53,8 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """Name of the model class, such as LlamaForCausalLM."""
-        return str((self.config.get("architectures") or ["a model of no stated architecture"])[0])
+        stated = self.config.get("architectures")
+        return str(stated[0]) if isinstance(stated, list) and stated else "a model of no stated architecture"
 
     @property
     def is_llama(self) -> bool:
@@ -134,8 +136,10 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     raw = path.read_bytes()
     try:
         config = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not JSON ({error}); fetch the checkpoint again") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: found {config!r:.40}; expected a JSON object: fetch the checkpoint again")
     found = Checkpoint(str(name), folder, commit, config, hashlib.sha256(raw).hexdigest())
     _check_config(found)
     _check_tokenizer_files(found)
@@ -203,14 +207,18 @@ def _check_config(checkpoint: Checkpoint) -> None:
     decoder = not architecture.startswith("Bert") or config.get("is_decoder")
     if not architecture.endswith(("ForCausalLM", "LMHeadModel")) or not decoder:
         raise ModelError(
-            f"{checkpoint.name}: {architecture} is not a causal language model; expected one that predicts the next "
-            "token, such as LlamaForCausalLM"
+            f"{checkpoint.name}: {architecture:.80} is not a causal language model; expected one that predicts the "
+            "next token, such as LlamaForCausalLM"
         )
+    layers = next((config[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if key in config), 1)
+    if not isinstance(layers, int) or not 0 < layers < MOST_LAYERS:
+        raise ModelError(f"{checkpoint.name}: {layers!r:.40} layers in config.json; expected 1 to {MOST_LAYERS - 1}")
     if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "an unknown method")
+        stated = config["quantization_config"]
+        method = stated.get("quant_method") if isinstance(stated, dict) else None
         raise ModelError(
-            f"{checkpoint.name}: weights quantised with {method}; expected float32, bfloat16 or float16: choose the "
-            "unquantised checkpoint"
+            f"{checkpoint.name}: weights quantised with {method or 'an unknown method'!s:.40}; expected float32, "
+            "bfloat16 or float16: choose the unquantised checkpoint"
         )
 
 
@@ -233,8 +241,9 @@ def stated_bytes(checkpoint: Checkpoint) -> int | None:
     path = checkpoint.folder / _INDEX
     if not path.is_file():
         return None
-    size = _read_index(checkpoint.name, path).get("metadata", {}).get("total_size")
-    return None if size is None else int(size)
+    metadata = _read_index(checkpoint.name, path).get("metadata")
+    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return int(size) if isinstance(size, int | float) and 0 <= size < math.inf else None
 
 
 def fetch_weights(checkpoint: Checkpoint) -> Weights:
@@ -260,8 +269,10 @@ def fetch_weights(checkpoint: Checkpoint) -> Weights:
 def _read_index(name: str, path: Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_bytes())
-        index["weight_map"].values()
-    except (ValueError, KeyError, TypeError, AttributeError):
+        files = list(index["weight_map"].values())
+        if not files or any(not file or Path(file).name != file or len(file.encode()) > 255 for file in files):
+            raise ValueError  # noqa: TRY301 (a file of another folder, or none)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{name}: {path.name} is damaged; fetch the checkpoint again") from None
     return dict(index)
 
@@ -279,7 +290,7 @@ def _weight_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise ModelError(
-            f"{name}: {len(missing)} of {len(shards)} weight files missing, first {missing[0]}; fetch the checkpoint "
+            f"{name}: {len(missing)} of {len(shards)} weight files missing, first {missing[0]!r}; fetch the checkpoint "
             "again"
         )
     return tuple(folder / shard for shard in shards)
@@ -317,14 +328,14 @@ def check_memory(name: str, needed: int, device: torch.device, dtype: torch.dtyp
         )
 
 
-def fit(checkpoint: Checkpoint, device: torch.device, asked: torch.dtype | None, *, copies: int) -> torch.dtype:
+def fit(checkpoint: Checkpoint, device: torch.device, asked: torch.dtype | None, *, copies: float) -> torch.dtype:
     """The dtype to load in, once it is known that the weights are whole and fit into memory.
 
     Args:
         checkpoint: what `open_checkpoint` gives; weights on the Hub are fetched, if they can fit.
         device: where they are to go.
         asked: None stands for the checkpoint's own dtype.
-        copies: how many copies of the weights loading holds at once.
+        copies: how many copies of the weights the device holds at once, less than 1 where others hold a part.
 
     Raises:
         ModelError: where they do not fit, or a file is missing or damaged.
@@ -332,8 +343,8 @@ def fit(checkpoint: Checkpoint, device: torch.device, asked: torch.dtype | None,
     stated, size = stated_dtype(checkpoint), stated_bytes(checkpoint)
     if stated is not None and size is not None:
         dtype = asked or stated
-        check_memory(checkpoint.name, copies * size // stated.itemsize * dtype.itemsize, device, dtype)
+        check_memory(checkpoint.name, int(copies * size) // stated.itemsize * dtype.itemsize, device, dtype)
     weights = fetch_weights(checkpoint)
     dtype = asked or stated or weights.dtype or torch.float32
-    check_memory(checkpoint.name, copies * weights.n_numbers * dtype.itemsize, device, dtype)
+    check_memory(checkpoint.name, int(copies * weights.n_numbers) * dtype.itemsize, device, dtype)
     return dtype

@@ -21,13 +21,15 @@ FLOOR = 1e-3
 """Least prior variance of a neuron within a tag, of its variance over all words, so that one word has a density."""
 
 
+STRENGTH = 0.1
+"""Inverse of the logistic regression's L2 penalty (scikit-learn's C)."""
+
+ITERATIONS = 300
+"""Most steps of its L-BFGS."""
+
+
 def classify(
-    train: Float[ndarray, "word neuron"],
-    tags: Int[ndarray, " word"],
-    test: Float[ndarray, "test neuron"],
-    *,
-    strength: float = 0.1,
-    iterations: int = 300,
+    train: Float[ndarray, "word neuron"], tags: Int[ndarray, " word"], test: Float[ndarray, "test neuron"]
 ) -> Int[ndarray, " test"]:
     """Tags that a logistic regression fitted on `train` predicts for `test`.
 
@@ -37,8 +39,6 @@ def classify(
         train: activations of the training words.
         tags: their tags, as numbers; one tag alone is predicted everywhere.
         test: activations to judge.
-        strength: inverse of the L2 penalty (scikit-learn's C).
-        iterations: most steps of L-BFGS.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -46,7 +46,7 @@ def classify(
     if len(np.unique(tags)) == 1:
         return np.full(len(test), tags[0])
     train, test = _standardised(train, test)
-    model = LogisticRegression(C=strength, max_iter=iterations, tol=1e-3)
+    model = LogisticRegression(C=STRENGTH, max_iter=ITERATIONS, tol=1e-3)
     with warnings.catch_warnings():  # the last step of many is a good classifier; its test score is what is reported
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(train, tags)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ from posneurons.options import (
     Controls,
     CorrectionOf,
     Device,
+    Devices,
     Draws,
     Dtype,
     Figures,
@@ -79,6 +81,8 @@ app = typer.Typer(
 
 DEFAULT = Config()
 DEFAULT_OUT = Path("runs/demo")
+LONGEST = 2000
+"""Characters of a line."""
 
 
 STAGES = {
@@ -111,6 +115,7 @@ def _study(
     device: Device = DEFAULT.device,
     dtype: Dtype = DEFAULT.dtype,
     revision: Revision = DEFAULT.revision,
+    n_devices: Devices = DEFAULT.n_devices,
     methods: Methods = list(DEFAULT.methods),  # noqa: B006
     at: Position = DEFAULT.at,
     probe_at: ProbeAt = list(DEFAULT.probe_at),  # noqa: B006
@@ -140,15 +145,27 @@ def _study(
 
 
 def _run(config: Config, out: Path, stages: tuple[str, ...]) -> None:
-    from posneurons.study import run
+    with _stoppable("stage"):
+        from posneurons.distributed import lead
+        from posneurons.study import run
 
-    command = shlex.join(["posneurons", *sys.argv[1:]])
+        command = shlex.join(["posneurons", *sys.argv[1:]])
+
+        def work() -> None:
+            run(config, out, stages=stages, command=command, progress=sys.stderr.isatty())
+            _tell(out)
+
+        lead(work)
+
+
+@contextmanager
+def _stoppable(finished: str) -> Iterator[None]:
+    """Ctrl-C becomes one line and status 130."""
     try:
-        run(config, out, stages=stages, command=command, progress=sys.stderr.isatty())
+        yield
     except KeyboardInterrupt:
-        typer.echo("posneurons: stopped; the same command goes on from the last finished stage", err=True)
+        typer.echo(f"posneurons: stopped; the same command goes on from the last finished {finished}", err=True)
         raise typer.Exit(130) from None
-    _tell(out)
 
 
 for _name, _help in HELP.items():
@@ -176,6 +193,7 @@ def verify(
         str, typer.Option(help="float32 tells one neuron's effect from rounding; others do not.")
     ] = "float32",
     revision: Revision = DEFAULT.revision,
+    n_devices: Devices = DEFAULT.n_devices,
     methods: Methods = ["attribution:contrast=no", "attribution", "correlation"],  # noqa: B006
     ablation: Annotated[str, typer.Option(help="mean or zero.")] = "zero",
     scope: ScopeOf = "local",
@@ -207,6 +225,7 @@ def sweep(
     device: Device = DEFAULT.device,
     dtype: Dtype = DEFAULT.dtype,
     revision: Revision = DEFAULT.revision,
+    n_devices: Devices = DEFAULT.n_devices,
     methods: Methods = list(DEFAULT.methods),  # noqa: B006
     at: Position = DEFAULT.at,
     arms: Arms = ["k", "layer"],  # noqa: B006
@@ -224,6 +243,7 @@ def sweep(
     seed: Seed = DEFAULT.seed,
 ) -> None:
     """Lesion more and more of each tag's neurons, and layer by layer: how many carry a tag, and where."""
+    from posneurons.distributed import lead
     from posneurons.sweep_plan import Plan
     from posneurons.sweep_run import run
 
@@ -233,12 +253,13 @@ def sweep(
         scopes=each_once(scopes), controls=controls, control=control, cluster=cluster, seed=seed,
     )  # fmt: skip
     command = shlex.join(["posneurons", *sys.argv[1:]])
-    try:
+
+    def work() -> None:
         for line in run(config, plan, out, command=command, progress=sys.stderr.isatty()):
             typer.echo(line)
-    except KeyboardInterrupt:
-        typer.echo("posneurons: stopped; the same command goes on from the last finished shard", err=True)
-        raise typer.Exit(130) from None
+
+    with _stoppable("shard"):
+        lead(work)
 
 
 @app.command()
@@ -249,17 +270,21 @@ def report(
 ) -> None:
     """Build the page of a run directory anew, and write its figures to files."""
     from posneurons.exporting import check_formats, save_figures
+    from posneurons.lock import alone
+    from posneurons.manifest import read_manifest
     from posneurons.report import build_report
     from posneurons.run_figures import figures_of
     from posneurons.run_files import read_run
 
     check_formats(figures)
     folder = run_directory or out
-    build_report(folder)
-    _tell(folder)
-    if figures:
-        paths = save_figures(figures_of(read_run(folder)), folder / "figures", figures)
-        typer.echo(f"Figures: {len(paths)} files in {folder / 'figures'}")
+    read_manifest(folder)  # where there is no run, no folder is made
+    with alone(folder, shlex.join(["posneurons", *sys.argv[1:]])):
+        build_report(folder)
+        _tell(folder)
+        if figures:
+            paths = save_figures(figures_of(read_run(folder)), folder / "figures", figures)
+            typer.echo(f"Figures: {len(paths)} files in {folder / 'figures'}")
 
 
 def _tell(out: Path) -> None:
@@ -270,7 +295,7 @@ def _tell(out: Path) -> None:
     page = out / "report.html"
     warnings = [f"Warning: {each}" for each in Manifest.load(out).warnings]
     for line in [*findings(out), *warnings, f"Run directory: {out}", *([f"Page: {page}"] if page.exists() else [])]:
-        typer.echo(line)
+        typer.echo(one_line(line))
 
 
 @app.callback(invoke_without_command=True)
@@ -282,10 +307,21 @@ def _version(
         raise typer.Exit
 
 
+def one_line(said: object) -> str:
+    r"""What is said, in one line that ends, without characters that a terminal takes for commands.
+
+    >>> one_line("a\x1b[31m\n b")
+    'a\\x1b[31m b'
+    """
+    words = " ".join(str(said).split())
+    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST // 2]} ... {plain[-LONGEST // 2 :]}"
+
+
 def main() -> None:
     """Run the command line; errors of the user become one line and status 2."""
     try:
         app()
     except PosNeuronsError as error:
-        sys.stderr.write("posneurons: " + " ".join(str(error).split()) + "\n")
+        sys.stderr.write(f"posneurons: {one_line(error)}\n")
         sys.exit(2)

@@ -38,9 +38,9 @@ from posneurons.lesions import INTACT, stream_losses, word_batches
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
 from posneurons.views import CompositionView
-from posneurons.weights import ROWS, FinalNorm, check_writes, final_norm, output_weights
+from posneurons.weights import ROWS, FinalNorm, final_norm, output_weights
 from posneurons.words import Scope
-from posneurons.writing import keep
+from posneurons.writing import check_writes, keep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ class Composition(CompositionView):
         sums = {name: self._sums(values) for name, values in parts.items()}
         with np.errstate(invalid="ignore"):
             means = {name: each.sum(0) / words for name, each in sums.items()}
-        counts = self._sums(np.ones((1, len(self.word_tag))))[:, 0]
+        counts = significance.cluster_counts(self.word_tag, self.word_cluster, n_tags)
         low, high = self._interval(sums["sum_of_singles"], counts)
         ratio = self._ratio(sums["joint"], sums["sum_of_singles"], (low > 0) | (high < 0))
         repaired = self._interval(sums["repaired"], counts)

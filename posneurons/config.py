@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from posneurons import ablations
+from posneurons.backends import Backend, default_backend
 from posneurons.errors import RunError
 from posneurons.methods import parse
 from posneurons.words import At, Cluster, Context, Control, Correction, Per, Rival, Scope, Units
@@ -16,7 +17,20 @@ from posneurons.words import At, Cluster, Context, Control, Correction, Per, Riv
 SPLITS = ("given", "document", "sentence", "type")
 """What decides the split of a word: the treebank, a draw of documents or sentences, or, beside that, of word types."""
 
-_FOLD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
+MOST = 10**9
+"""Of an option that is a number: more is a slip, and could ask for memory that no machine has."""
+MOST_SEED = 2**32 - 1
+"""What every library in use takes as a seed."""
+
+_FOLD = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
+
+
+def check_number(name: str, number: int | float, least: int | float, most: int | float = MOST) -> None:  # noqa: PYI041
+    """Raise RunError where the number of an option is out of its range."""
+    if not number >= least:
+        raise RunError(f"--{name} {number}: expected at least {least}")
+    if number > most:
+        raise RunError(f"--{name} {number}: expected at most {most}")
 
 
 def fold_of(split: str) -> tuple[int, int] | None:
@@ -43,10 +57,11 @@ class Config:
     left: int | None = None
     units: str = "word"
     cache: str | None = None
-    backend: str = "hooked"
+    backend: str = default_backend()
     device: str | None = None
     dtype: str | None = None
     revision: str | None = None
+    n_devices: int = 1
     methods: tuple[str, ...] = ("correlation", "attribution")
     at: str = "predict"
     probe_at: tuple[str, ...] = ("predict", "last")
@@ -83,7 +98,7 @@ class Config:
         words: list[tuple[str, Any, Iterable[str]]] = [
             ("context", self.context, get_args(Context)),
             ("units", self.units, get_args(Units)),
-            ("backend", self.backend, ("hooked", "bridge")),
+            ("backend", self.backend, get_args(Backend)),
             ("at", self.at, get_args(At)),
             ("per", self.per, get_args(Per)),
             ("scope", self.scope, get_args(Scope)),
@@ -103,12 +118,13 @@ class Config:
             ablations.parse(ablation)
         if not 0 < self.margin < math.inf:
             raise RunError(f"--margin {self.margin}: expected a number of nats above 0")
+        check_number("controls", self.controls, 0, 10**4)
+        check_number("draws", self.draws, 1, 10**6)
+        check_number("seed", self.seed, 0, MOST_SEED)
         for name, number, least in (
             ("top", self.top, 1),
-            ("controls", self.controls, 0),
             ("min-words", self.min_words, 1),
-            ("draws", self.draws, 1),
-            ("seed", self.seed, 0),
+            ("n-devices", self.n_devices, 1),
             ("batch-tokens", self.batch_tokens, 1),
             ("listed", self.listed, 20),
             ("random", self.random, 0),
@@ -116,8 +132,7 @@ class Config:
             ("lesion-words", self.lesion_words, 0),
             ("pages", self.pages, 0),
         ):
-            if number < least:
-                raise RunError(f"--{name} {number}: expected at least {least}")
+            check_number(name, number, least)
 
     def _check_reading(self) -> None:
         """Raise RunError where the options of what is read have no meaning."""

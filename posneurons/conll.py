@@ -197,6 +197,8 @@ def _surfaces(block: _Block, tokens: TokenList) -> list[_Surface]:
         elif not (isinstance(number, tuple) and number[1] == "." and number[0] == word):
             written = "".join(map(str, number)) if isinstance(number, tuple) else number
             raise TreebankError(f"{block.place(line)}: id {written} out of order; expected {word + 1}")
+    if not found:
+        raise TreebankError(f"{block.place(block.rows[0])}: empty nodes and no word; expected the rows of a sentence")
     if range_end > word:
         raise TreebankError(f"{block.place(found[-1].line)}: a range up to {range_end}, but the last word is {word}")
     return found
@@ -214,6 +216,9 @@ def _sentence(block: _Block, tokens: TokenList, tag_of: TagOf, document: str | N
         if surface.fused:
             multiword.append((len(words), len(words) + len(surface.words)))
         words.extend(_words(surface, start, tag_of))
+    after = _space_after(surfaces[-1].misc)
+    if after.strip():
+        raise TreebankError(f"{block.place(surfaces[-1].line)}: SpacesAfter={after!r:.40}; expected white space")
     own = f"{block.path.name}:{block.first}"
     return Sentence(
         id=tokens.metadata.get("sent_id") or own,
@@ -222,7 +227,7 @@ def _sentence(block: _Block, tokens: TokenList, tag_of: TagOf, document: str | N
         document=document or own,
         split=split,
         multiword=tuple(multiword),
-        after=_space_after(surfaces[-1].misc),
+        after=after,
     )
 
 
@@ -291,11 +296,13 @@ def _starts(block: _Block, text: str, surfaces: list[_Surface]) -> Iterator[int]
             at += 1
         if not text.startswith(surface.form, at):
             there = repr(text[at : at + 20]) if at < len(text) else "at its end"
-            raise TreebankError(f"{block.place(surface.line)}: form {surface.form!r}, but `# text` is {there} here")
+            raise TreebankError(f"{block.place(surface.line)}: form {surface.form!r:.40}, but `# text` is {there} here")
         yield at
         at += len(surface.form)
     if text[at:].strip():
-        raise TreebankError(f"{block.place(block.first)}: `# text` goes on after the last word: {text[at:].strip()!r}")
+        raise TreebankError(
+            f"{block.place(block.first)}: `# text` goes on after the last word: {text[at:].strip()!r:.40}"
+        )
 
 
 def _words(surface: _Surface, start: int, tag_of: TagOf) -> Iterator[Word]:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TextIO
 
 from posneurons.conll import PARAGRAPH
-from posneurons.errors import TreebankError
-from posneurons.manifest import write_whole
+from posneurons.errors import RunError, TreebankError
+from posneurons.files import write_whole
 from posneurons.sentences import UNTAGGED, Sentence, Treebank
 from posneurons.tagsets import tag_reader
 
@@ -79,8 +79,8 @@ def write_sentences(
 
     try:
         write_whole(target, write)
-    except OSError as error:
-        raise TreebankError(f"{target}: the file cannot be written: {error.strerror}") from error
+    except RunError as error:
+        raise TreebankError(str(error)) from None
 
 
 def tag_columns(tagset: str, tag: str) -> dict[str, str]:

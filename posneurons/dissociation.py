@@ -52,6 +52,44 @@ class MatrixTest(NamedTuple):
     p_value: float
 
 
+class AgainstControls(NamedTuple):
+    """What a value is beside its controls: their mean, SD and range, and how far it is from them.
+
+    NaN: mean and range without controls, the SD with fewer than two, and `z` also where all are equal. The p-values are
+    those of `crawford_howell_p` (one-sided) and `rank_p`.
+    """
+
+    mean: Float[ndarray, " *cell"]
+    sd: Float[ndarray, " *cell"]
+    low: Float[ndarray, " *cell"]
+    high: Float[ndarray, " *cell"]
+    z: Float[ndarray, " *cell"]
+    p_controls: Float[ndarray, " *cell"]
+    p_rank: Float[ndarray, " *cell"]
+
+
+def against_controls(value: Float[ndarray, " *cell"], controls: Float[ndarray, " draw *cell"]) -> AgainstControls:
+    """A value held against its controls, as every table of lesions has it.
+
+    Args:
+        value: effect of the set in question.
+        controls: the same of each control set.
+
+    >>> found = against_controls(np.array(3.0), np.array([0.0, 1.0, 2.0]))
+    >>> float(found.mean), float(found.sd), float(found.z), float(found.p_rank)
+    (1.0, 1.0, 2.0, 0.25)
+    """
+    mean = sd = low = high = spread = np.full(value.shape, np.nan)
+    if len(controls):
+        mean, low, high = controls.mean(0), controls.min(0), controls.max(0)
+    if len(controls) > 1:
+        spread = _deviation(controls)
+        sd = np.where((controls == controls[0]).all(0), 0.0, spread)
+    z = (value - mean) / spread
+    p_controls, p_rank = crawford_howell_p(value, controls, "greater"), rank_p(value, controls)
+    return AgainstControls(mean, sd, low, high, z, p_controls, p_rank)
+
+
 def rank_p(value: Float[ndarray, " *cell"], controls: Float[ndarray, " draw *cell"]) -> Float[ndarray, " *cell"]:
     """P-value of a value among its controls: (1 + controls that reach it) / (1 + controls), one-sided.
 
@@ -89,7 +127,7 @@ def crawford_howell_p(
     if n_controls < 2:
         return np.full(value.shape, np.nan)
     t = (value - controls.mean(0)) / (_deviation(controls) * np.sqrt((n_controls + 1) / n_controls))
-    return _t_tail(t, n_controls - 1, alternative)
+    return _t_tail(np.asarray(t), n_controls - 1, alternative)
 
 
 def _deviation(values: Float[ndarray, " draw *cell"]) -> Float[ndarray, " *cell"]:

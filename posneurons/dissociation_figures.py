@@ -13,13 +13,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from posneurons.errors import RunError
-from posneurons.theme import as_matrix, figure_of, heatmap, label, number, ordered
+from posneurons.run_rows import check_single
+from posneurons.theme import as_matrix, figure_of, heatmap, label, number, ordered, reach
 
 MARKS = {"classical": "C", "strong": "S", "one-way": "o", "none": ""}
 """What stands in the cells of a pair."""
 
 MEANING = "C both ways, the other tag unharmed (classical) · S both ways (strong) · o one way · empty: not shown"
-_NAMING = ("method", "ablation", "scope", "measure")
 
 
 def verdict_matrix(rows: pd.DataFrame, tag_order: Sequence[str] | None = None) -> go.Figure:
@@ -37,11 +37,7 @@ def verdict_matrix(rows: pd.DataFrame, tag_order: Sequence[str] | None = None) -
     """
     if rows.empty:
         raise RunError("dissociations: no pair of tags; expected the key sets of at least two tags that have words")
-    for column in _NAMING:
-        if len(found := [str(value) for value in rows[column].unique()]) > 1:
-            raise RunError(
-                f"dissociations: {column} is {', '.join(found)}; expected one of them, choose its rows first"
-            )
+    check_single(rows, "dissociations", ("method", "ablation", "scope", "measure"))
     tags = ordered([*rows["tag_a"], *rows["tag_b"]], tag_order)
     place = {tag: number for number, tag in enumerate(tags)}
     values = np.full((len(tags), len(tags)), np.nan)
@@ -52,10 +48,10 @@ def verdict_matrix(rows: pd.DataFrame, tag_order: Sequence[str] | None = None) -
             values[cell] = row[f"contrast_{one}"]
             marks[cell] = MARKS.get(row["verdict"], label(row["verdict"]))
             hover[cell] = _text(row, one, other)
-    limit = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    limit = reach(values)
     unit = "contrast (nats per word)"
     trace = heatmap(values, tags, [label(tag) for tag in tags], hover, marks, unit)
-    trace.update(zmin=-(limit or 1.0), zmax=limit or 1.0)
+    trace.update(zmin=-limit, zmax=limit)
     height = max(340, 160 + 24 * len(tags))
     figure = figure_of(trace, height=height, x="other tag, whose lesion is held against it", y="tag that suffers")
     figure.add_annotation(text=MEANING, xref="paper", yref="paper", x=0, y=1, yanchor="bottom", showarrow=False)

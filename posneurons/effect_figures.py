@@ -27,6 +27,7 @@ from posneurons.theme import (
     label,
     number,
     ordered,
+    reach,
 )
 
 NATS = "change of loss (nats per word)"
@@ -230,9 +231,9 @@ def expected(effect: Float[ndarray, "lesion tag"], lesions: Sequence[str], tags:
         ]
         for i, row in enumerate(lesions)
     ]
-    limit = float(np.nanmax(np.abs(effect))) if np.isfinite(effect).any() else 1.0
+    limit = reach(effect)
     trace = heatmap(effect, tags, [label(row) for row in lesions], hover, None, NATS)
-    trace.update(zmin=-(limit or 1.0), zmax=limit or 1.0)
+    trace.update(zmin=-limit, zmax=limit)
     figure = figure_of(trace, height=150 + 26 * len(lesions), x="measured tag", y="lesioned tag")
     return as_matrix(figure)
 

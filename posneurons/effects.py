@@ -11,6 +11,7 @@ This module knows tensors and tag numbers, and neither models nor files.
 from __future__ import annotations
 
 import warnings
+from copy import copy
 
 import numpy as np
 import torch
@@ -85,6 +86,13 @@ class EffectAccumulator:
         self._counts[layer] += counts.sum(1)
         self._pairs[layer] += torch.stack([by_cluster.square().sum(1), by_cluster @ everyone])
         self._all[layer] += torch.stack([everyone.square().sum(), everyone.new_tensor(n_clusters)])
+
+    def merged(self, other: EffectAccumulator) -> EffectAccumulator:
+        """The sums over the words of both, which must share no cluster."""
+        both = copy(self)
+        for name in ("_linear", "_square", "_whole", "_counts", "_pairs", "_all"):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        return both
 
     def _exact(self, values: Tensor) -> Tensor:
         return values.to(self._device).double()

@@ -21,7 +21,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from posneurons.errors import RunError
-from posneurons.manifest import write_whole
+from posneurons.files import write_whole
 
 STATIC = ("svg", "pdf", "png")
 FORMATS = (*STATIC, "html")
@@ -224,11 +224,7 @@ def _page(job: _Job) -> str:
 
 
 def _store(job: _Job, content: bytes) -> None:
-    try:
-        write_whole(job.path, lambda part: part.write_bytes(content))
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise RunError(f"{job.path}: cannot be written ({found}); expected a folder that is there") from None
+    write_whole(job.path, lambda part: part.write_bytes(content))
 
 
 def _line(error: Exception) -> str:

@@ -12,8 +12,20 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from posneurons.run_rows import BASELINES, with_controls
-from posneurons.theme import BAND, as_matrix, buttons, error_bars, figure_of, heatmap, label, number, ordered
+from posneurons.run_rows import BASELINES, own_effects, with_controls
+from posneurons.theme import (
+    BAND,
+    as_matrix,
+    buttons,
+    error_bars,
+    figure_of,
+    heatmap,
+    label,
+    number,
+    ordered,
+    reach,
+    with_layers,
+)
 from posneurons.words import ALPHA
 
 
@@ -29,7 +41,7 @@ def layer_profile(ranking_top: pd.DataFrame, n_layers: int, tag_order: Sequence[
     trace = heatmap(counts.to_numpy(), tag_order, list(range(n_layers)), hover, shown, "neurons")
     trace.update(zmin=0, zmax=max(1, counts.to_numpy().max()))
     figure = figure_of(trace, height=170 + 20 * n_layers, x="tag", y="layer")
-    return figure.update_layout(yaxis={"dtick": 1 if n_layers <= 16 else 4, "showgrid": False, "zeroline": False})
+    return with_layers(figure, n_layers)
 
 
 SHADES = {
@@ -90,9 +102,8 @@ def _shade(name: str, values: Any) -> dict[str, Any]:
         shown = depth
     else:
         ticks = {"tickvals": None, "ticktext": None}
-        high = float(np.nanmax(np.abs(table))) if np.isfinite(table).any() else 1.0
-        high = min(high, LARGEST_Z) if name == "z_control" else high
-        low, high = -(high or 1.0), high or 1.0
+        high = min(reach(table), LARGEST_Z) if name == "z_control" else reach(table)
+        low = -high
         shown = table
     return {
         "z": [np.where(np.isfinite(shown), shown, np.nan).tolist()],
@@ -110,7 +121,7 @@ def lesion_against_controls(lesions: pd.DataFrame, ablation: str) -> go.Figure:
     Tags come by the size of the effect, the largest on top.
     """
     cells = with_controls(lesions, ablation)
-    own = cells[cells["lesion"] == cells["tag"]].sort_values("delta", ascending=True, kind="stable")
+    own = own_effects(cells)[::-1]
     draws = lesions[(lesions["ablation"] == ablation) & (lesions["set"] == "matched")]
     draws = draws[draws["lesion"] == draws["tag"]]
     dots = _points(draws, "matched controls", marker={"symbol": "circle", "size": 7, "opacity": 0.55})

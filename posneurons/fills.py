@@ -21,6 +21,7 @@ from posneurons import models
 from posneurons.ablations import Edit, parse
 from posneurons.activations import BATCH_TOKENS, stream, token_means
 from posneurons.display import Shown
+from posneurons.distributed import shared
 from posneurons.errors import AlignmentError
 from posneurons.neurons import NeuronSet
 from posneurons.passes import tag_moments
@@ -146,22 +147,30 @@ def _donor_fills(
     info = models.describe(model)
     neurons.check(info.n_layers, info.d_mlp)
     units = {layer: torch.from_numpy(np.sort(each)).to(info.device) for layer, each in neurons.by_layer().items()}
-    values = _values_at(model, train, donors, units, info.device, how)
+    values = _values_at(model, train, donors, units, **how)
     return tuple(
         Fill(donors=Donors(units, values, torch.from_numpy(choice).to(info.device)))
         for choice in _choices(test, train.word_tag[donors], edit, rng)
     )
 
 
+def _together(a: dict[int, Tensor], b: dict[int, Tensor]) -> dict[int, Tensor]:
+    """The values at the words of both: what one has not seen is 0 in it."""
+    return {layer: a[layer] + b[layer] for layer in a}
+
+
+@shared(_together)
 def _values_at(
     model: Any,
     corpus: Corpus,
     words: Int[ndarray, " donor"],
     units: Mapping[int, Tensor],
-    device: str,
-    how: Mapping[str, Any],
+    *,
+    tokens: int,
+    progress: bool,
 ) -> dict[int, Float[Tensor, "donor _"]]:
     """What some units are before some words of a corpus; only the rows that hold these words are run."""
+    device = models.describe(model).device
     rows = np.zeros(corpus.n_rows, dtype=bool)
     rows[corpus.word_row[words]] = True
     number = np.cumsum(rows[corpus.word_row]) - 1  # of a word of `corpus` among those rows
@@ -174,7 +183,7 @@ def _values_at(
             wanted = place[found] >= 0
             values[layer][place[found[wanted]]] = acts[wanted][:, units[layer]].float()
 
-    stream(model, corpus.select(rows), keep, **how)
+    stream(model, corpus.select(rows), keep, tokens=tokens, progress=progress)
     return values
 
 

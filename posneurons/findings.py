@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from posneurons.run_rows import BASELINES, groups, own_effects, unordered_pairs, with_controls
+from posneurons.run_rows import BASELINES, done, groups, own_effects, unordered_pairs, with_controls
 from posneurons.theme import number
 from posneurons.words import ALPHA
 
@@ -84,7 +84,7 @@ def preferred(methods: Sequence[str]) -> str:
 def _lesion_lead(method: str, lesions: Rows) -> str:
     rows = lesions[lesions["method"] == method]
     scope, ablation = rows["scope"].iloc[0], rows["ablation"].iloc[0]
-    here, where = rows[rows["scope"] == scope], _where(ablation, scope)
+    here, where = rows[rows["scope"] == scope], done(ablation, scope)
     draws = here.loc[here["set"] == "matched", "draw"].max()
     if not draws > 0:
         return (
@@ -114,6 +114,8 @@ def _lesion_lead(method: str, lesions: Rows) -> str:
 
 def _pair_lead(rows: Rows) -> str:
     first = rows[(rows["measure"] == "first") & (rows["scope"] == rows["scope"].iloc[0])]
+    if first.empty:
+        return UNTESTED_PAIRS.capitalize()
     first = first[first["ablation"] == first["ablation"].iloc[0]]
     every, pairs = unordered_pairs(first), _tested_pairs(first)
     if pairs.empty:
@@ -165,10 +167,6 @@ def _probe_lead(method: str, results: Results) -> str:
         f"A probe on the {method} neurons of all tags together, read at {places}, names the tags of {scores(None)} of"
         f" {words} test words ({', '.join(known) or 'without a baseline'}; no interval was computed)."
     )
-
-
-def _where(ablation: str, scope: str) -> str:
-    return f"{ablation} ablation" + ("" if scope == "all" else f", scope {scope}")
 
 
 def sentences(

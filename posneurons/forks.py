@@ -28,12 +28,14 @@ from posneurons import models
 from posneurons.activations import BATCH_TOKENS
 from posneurons.errors import PosNeuronsError
 from posneurons.fills import Condition, Fill
+from posneurons.lean import after_post, can_be_lean, embedded, lean_residual
 from posneurons.lexicon import split_losses
 from posneurons.locality import can_be_local, local_hooks, record_keys_values
 from posneurons.memory import ran_out, release
 from posneurons.models import Hook
 from posneurons.packing import can_pack, narrow_hooks, packed_hooks
 from posneurons.reads import Reads, Trunk
+from posneurons.weights import output_weights
 from posneurons.words import Scope
 from posneurons.writing import can_fork, keep
 
@@ -100,7 +102,9 @@ class Forks:
         self._fills = [len(each.fills) for each in conditions]
         local = any(each.scope == "local" for each in conditions)
         self._together, self._packs = local and can_be_local(model), can_pack(model)
-        self._groups = self._by_start(conditions, can_fork(model))
+        forking = can_fork(model)
+        self._lean = forking and self._packs and not local and can_be_lean(model)
+        self._groups = self._by_start(conditions, forking)
         self._held = {
             first: torch.unique(torch.cat([v.units[first] for v in variants]))
             for first, variants in self._by_layer().items()
@@ -151,10 +155,17 @@ class Forks:
         for first, units in self._held.items():
             hooks += [
                 (models.post_name(first), keep(values, first, units)),
-                (f"blocks.{first}.hook_resid_post", keep(residuals, first)),
+                (after_post(first), keep(residuals, first)),
             ]
-        state = models.residual(self._model, reads.tokens, hooks).flatten(0, 1)[reads.where]
-        return Trunk(reads, self._measured(state[None], reads)[:, 0], residuals, values, clean)
+        state = self._intact(reads.tokens, hooks)[reads.where]
+        losses = self._measured(state[None], reads)[:, 0]
+        return Trunk(reads, losses, _in_rows(residuals, reads), _in_rows(values, reads), clean)
+
+    def _intact(self, tokens: Int[Tensor, "batch pos"], hooks: list[Hook]) -> Float[Tensor, "place d_model"]:
+        if not self._lean:
+            return models.residual(self._model, tokens, hooks).flatten(0, 1)
+        everywhere = torch.arange(tokens.numel(), device=tokens.device)
+        return lean_residual(self._model, embedded(self._model, tokens), everywhere, (*tokens.shape,), hooks)
 
     def branches(self, trunk: Trunk) -> Iterator[tuple[list[int], Float[Tensor, "measure condition place"]]]:
         """Numbers of conditions and their losses at the read places, in nats, until all have been given."""
@@ -255,11 +266,15 @@ class Forks:
         read = torch.searchsorted(places, reads.where)
         shift = torch.arange(copies, device=places.device)[:, None]
         hooks = self._ablations(chosen, first, reads, {None: places, self._last: reads.where})
-        inside = local_hooks(self._model, trunk.clean, start=first + 1) if local else []
         where = (shift * (batch * pos) + places).flatten()
-        hooks += packed_hooks(self._model, where, (copies * batch, pos), start=first + 1, inside=inside)
-        hooks += narrow_hooks(self._model, (shift * len(places) + read).flatten())
         forked = self._forked(trunk, first, chosen, places, ablated[places])
+        shape, each = (copies * batch, pos), (shift * len(places) + read).flatten()
+        if self._lean:
+            state = lean_residual(self._model, forked.flatten(0, 1), where, shape, hooks, start=first + 1, read=each)
+            return rearrange(state, "(c place) d -> c place d", c=copies)
+        inside = local_hooks(self._model, trunk.clean, start=first + 1) if local else []
+        hooks += packed_hooks(self._model, where, shape, start=first + 1, inside=inside)
+        hooks += narrow_hooks(self._model, each)
         tokens = reads.tokens.flatten()[places].repeat(copies)[None]
         state = models.residual(self._model, tokens, hooks, start=(first + 1, forked.flatten(0, 1)[None]))
         return rearrange(state[0], "(c place) d -> c place d", c=copies)[:, read]
@@ -274,7 +289,7 @@ class Forks:
     ) -> Float[Tensor, "condition run d_model"]:
         """The residual after the first ablated layer, by the identity: one product per condition, no layer is run."""
         base, values = (each[first].flatten(0, 1)[places] for each in (trunk.residuals, trunk.values))
-        held, weights = self._held[first], self._model.blocks[first].mlp.W_out
+        held, weights = self._held[first], output_weights(self._model, first)
         number = trunk.reads.number.flatten()[places]
         states = []
         for _, units, fill in chosen:
@@ -294,6 +309,11 @@ class Forks:
             at = torch.nonzero(reads.ablated.flatten()[run])[:, 0]
             hooks.append((models.post_name(layer), _ablate(layer, chosen, at, reads.number.flatten()[run[at]])))
         return hooks
+
+
+def _in_rows(kept: Mapping[int, Tensor], reads: Reads) -> dict[int, Float[Tensor, "batch pos width"]]:
+    """What was kept of a batch, as its rows and positions, whichever way it was run."""
+    return {layer: value.reshape(*reads.tokens.shape, value.shape[-1]) for layer, value in kept.items()}
 
 
 def _ablate(layer: int, chosen: Sequence[_Variant], at: Int[Tensor, " _"], number: Int[Tensor, " _"]) -> Any:

@@ -110,7 +110,7 @@ def _norm_weight(norm: Any, size: int) -> Float[Tensor, " d_model"]:
 def _directions(model: Any, corpus: Corpus, at: At) -> Float[Tensor, "tag d_model"]:
     """Unit vectors of the residual stream that raise the logits of the tokens that words of a tag begin with."""
     words = corpus.readable(at)
-    first = corpus.tokens[corpus.row_bounds[corpus.word_row[words]] + corpus.word_first[words] - 1]
+    first = corpus.tokens_at(words, corpus.word_first[words])
     shares = torch.zeros(len(corpus.tags), models.describe(model).d_vocab, dtype=torch.float64)
     places = (torch.from_numpy(corpus.word_tag[words]), torch.from_numpy(first))
     shares.index_put_(places, torch.ones(len(words), dtype=torch.float64), accumulate=True)

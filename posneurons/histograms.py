@@ -107,6 +107,15 @@ def _cells(values: Tensor, centre: Tensor, gain: Tensor) -> Tensor:
     return cell.long().clamp_(0, _CELLS - 1)  # again, as a NaN may have become any number
 
 
+def size(n_tags: int, n_neurons: int, bins: int) -> int:
+    """Bytes of the counts, edges and cells of so many neurons.
+
+    >>> size(n_tags=17, n_neurons=32 * 14_336, bins=64)
+    2701131776
+    """
+    return n_neurons * (4 * n_tags * bins + 8 * bins + _CELLS)
+
+
 class HistogramAccumulator:
     """Streaming counts per (layer, tag, neuron, bin), int32.
 

@@ -26,11 +26,14 @@ from torch import Tensor
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS, check_fits
 from posneurons.attribution import Scene, scenes
+from posneurons.distributed import shared
 from posneurons.effects import EffectAccumulator
 from posneurons.locality import can_be_local, local_hooks, record_keys_values
+from posneurons.memory import limit
 from posneurons.models import Hook
 from posneurons.objectives import score, score_and_gradient
-from posneurons.packing import packed_hooks
+from posneurons.packing import can_pack, packed_hooks
+from posneurons.path_sums import Sums, in_two
 from posneurons.quadrature import EARLY, NOISE, REFINED, TOLERANCE, Completeness, nodes
 from posneurons.records import Corpus, Scored
 from posneurons.weights import output_weights
@@ -47,7 +50,7 @@ class _Clean:
 
     `before`: residual before each layer. `rest`, `written`: at the words, in float32, what the stream holds after each
     layer without its neurons, and what they write. `writes`: whether there is no more to a layer than that, so that a
-    run can begin after it.
+    run can begin after it. `packs`: whether the words' positions can be run alone (see `packing`).
     """
 
     before: Sequence[Float[Tensor, "batch pos d_model"]]
@@ -57,6 +60,7 @@ class _Clean:
     scores: Float[Tensor, " word"]
     keys_values: Mapping[int, tuple[Tensor, Tensor]] | None
     writes: bool
+    packs: bool
 
     def balance(self, layer: int) -> float:
         """Size of what a layer's neurons add to over the size of what they add, medians of the words."""
@@ -172,7 +176,7 @@ def _clean(model: Any, scene: Scene, target: Target, local: bool) -> _Clean:
         """Summed up rather than taken away from what comes after, which in bfloat16 would leave rounding alone."""
         bias = getattr(model.blocks[layer].mlp, "b_out", None)
         parts = [_at_words(each[layer], scene).float() for each in (before, attention)]
-        return parts[0] + parts[1] + (0 if bias is None else bias.float())
+        return parts[0] + parts[1] + (0 if bias is None else bias.float().to(parts[0].device))
 
     def written(layer: int) -> Tensor:
         return _at_words(acts[layer], scene).float() @ output_weights(model, layer).float()
@@ -188,6 +192,7 @@ def _clean(model: Any, scene: Scene, target: Target, local: bool) -> _Clean:
         scores=_scores(model, _at_words(final, scene), scene.targets, target),
         keys_values=keys_values if local else None,
         writes=local and adds_up and can_fork(model),
+        packs=local and can_pack(model),
     )
 
 
@@ -225,18 +230,29 @@ def _through_layers(
     hooks: list[Hook] = []
     for layer, point in zip(group, points, strict=True):
         point.requires_grad_(torch.is_grad_enabled())
-        hooks.append((models.post_name(layer), lambda value, hook, point=point: point))  # noqa: ARG005
+        hooks.append((models.post_name(layer), partial(_put, point[0], None if clean.packs else scene.where)))
     return _later(model, scene, clean, group[0], _at_words(clean.before[group[0]], scene), hooks), points
+
+
+def _put(point: Tensor, where: Tensor | None, value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+    """The words' activations in place of those of a run: of the words alone, or of all positions."""
+    return point[None] if where is None else value.flatten(0, 1).index_copy(0, where, point).view(value.shape)
 
 
 def _later(
     model: Any, scene: Scene, clean: _Clean, start: int, rows: Float[Tensor, "word d_model"], hooks: list[Hook]
 ) -> Float[Tensor, "word d_model"]:
-    """The residual of the words after the last block; only their positions are run, and each sees its own alone."""
+    """The residual of the words after the last block; only their positions are run where a model allows it, and each
+    sees its own alone.
+    """
     if start == len(clean.acts) or clean.keys_values is None:
         return rows
     shape = (scene.batch.tokens.shape[0], scene.batch.tokens.shape[1])
     inside = local_hooks(model, clean.keys_values, start=start)
+    if not clean.packs:
+        full = clean.before[start].flatten(0, 1).index_copy(0, scene.where, rows)
+        begin = (start, full.view(clean.before[start].shape))
+        return models.residual(model, scene.batch.tokens, [*hooks, *inside], start=begin).flatten(0, 1)[scene.where]
     attention = packed_hooks(model, scene.where, shape, start=start, inside=inside)
     tokens = scene.batch.tokens.flatten()[scene.where][None]
     return models.residual(model, tokens, [*hooks, *attention], start=(start, rows[None]))[0]
@@ -299,14 +315,34 @@ def integrated_gradients(
         PosNeuronsError: where attributions miss what they must add up to by more than 5 %.
         AlignmentError: where the corpus does not fit the model.
     """
-    info = models.describe(model)
-    state = EffectAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device)
-    seen, local = Completeness(), can_be_local(model)
     check_fits(model, corpus)
-    how: dict[str, Any] = {"steps": steps, "rule": rule, "target": target, "path": path, "local": local, "seen": seen}
-    for scene in scenes(corpus, at, info.device, tokens=tokens, progress=progress, label="integrated gradients"):
-        for layer, found in attributions(model, scene, **how):
-            state.update(layer, scene.tags, scene.rows, found)
-        seen.check(EARLY)
+    how: dict[str, Any] = {"at": at, "steps": steps, "rule": rule, "target": target, "path": path}
+    state, seen = in_two(partial(_summed, model, **how, tokens=tokens, progress=progress), corpus, tokens)
     seen.check()
     return (state.contrast() if contrast else state.mean()).noting(completeness_error=seen.error())
+
+
+@shared(Sums.merged)
+def _summed(
+    model: Any,
+    corpus: Corpus,
+    begin: dict[int, int],
+    *,
+    at: At,
+    steps: int,
+    rule: Rule,
+    target: Target,
+    path: Path,
+    tokens: int,
+    progress: bool,
+) -> Sums:
+    info, seen = models.describe(model), Completeness()
+    state = EffectAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device)
+    how: dict[str, Any] = {"steps": steps, "rule": rule, "target": target, "path": path, "local": can_be_local(model)}
+    many = {"tokens": tokens, "limit": limit(model, "path", corpus.row_bounds)}
+    for scene in scenes(corpus, at, info.device, **many, progress=progress, label="integrated gradients"):
+        seen.steps = dict(begin)
+        for layer, found in attributions(model, scene, **how, seen=seen):
+            state.update(layer, scene.tags, scene.rows, found)
+        seen.check(EARLY)
+    return Sums(state, seen)

@@ -13,7 +13,7 @@ layer. A ranking in the lesioned model is made on the training split, the effect
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,11 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from posneurons import models, significance
+from posneurons import distributed, models, significance
 from posneurons.ablations import Edit, parse
 from posneurons.activations import BATCH_TOKENS
 from posneurons.display import Shown
-from posneurons.dissociation import crawford_howell_p
+from posneurons.dissociation import against_controls
 from posneurons.errors import NeuronError
 from posneurons.fills import Condition, Fill
 from posneurons.lesion_study import Workbench
@@ -111,7 +111,7 @@ class Iterations(Shown):
     def _row(self, each: Round) -> dict[str, object]:
         own = self.tags.index(each.lesion)
         others = (self.words > 0) & (np.arange(len(self.tags)) != own)
-        n_draws = len(each.controls)
+        found, controls = against_controls(each.rise, each.controls), each.controls[:, others]
         return {
             "method": self.method,
             "ablation": self.ablation,
@@ -125,11 +125,11 @@ class Iterations(Shown):
             "rise": each.rise[own],
             "rise_low": each.low[own],
             "rise_high": each.high[own],
-            "control_mean": each.controls[:, own].mean() if n_draws else np.nan,
-            "control_sd": each.controls[:, own].std(ddof=1) if n_draws > 1 else np.nan,
-            "p_controls": float(crawford_howell_p(each.rise, each.controls, "greater")[own]),
+            "control_mean": found.mean[own],
+            "control_sd": found.sd[own],
+            "p_controls": found.p_controls[own],
             "others": each.rise[others].mean() if others.any() else np.nan,
-            "control_others": each.controls[:, others].mean() if n_draws and others.any() else np.nan,
+            "control_others": controls.mean() if controls.size else np.nan,
         }
 
 
@@ -157,7 +157,7 @@ def lesioned(model: Any, neurons: NeuronSet, fill: Fill) -> Iterator[None]:
             "choose another ablation than resample, such as mean"
         )
     hooks = [hook for layer, units in neurons.by_layer().items() for hook in _holding(model, layer, units, fill)]
-    with model.hooks(fwd_hooks=hooks):
+    with distributed.alone(), model.hooks(fwd_hooks=hooks):
         yield
 
 
@@ -247,20 +247,18 @@ def iterate(
     bench = workbench or Workbench(model, corpus, split=split, seed=seed, tokens=tokens, progress=progress)
     how: dict[str, Any] = {"at": at, "seed": seed, "tokens": tokens, "progress": progress}
     words = np.bincount(bench.test.word_tag[bench.test.readable("predict")], minlength=len(bench.test.tags))
-    bar = tqdm(desc=f"rounds of {method}", unit="ranking", disable=not progress)
-    intact = _counted(bar, rank(model, corpus, method, **how))
-    names = [tag for tag, n in zip(intact.tags, words, strict=True) if n and len(intact.order(tag))]
-    found: dict[str, list[NeuronSet]] = {}
-    chosen = names if tags is None else list(tags)
-    bar.total = 1 + len(chosen) * (rounds - 1)
-    for tag in chosen:
-        found[tag] = [_best(intact, tag, k, NeuronSet.parse([]))]
-        while len(found[tag]) < rounds:
-            gone = found[tag][0].union(*found[tag][1:])
-            with lesioned(model, gone, bench.fills(edit, gone)[0]):
-                again = _counted(bar, rank(model, corpus, method, **how))
-            found[tag].append(_best(again, tag, k, gone))
-    bar.close()
+    with tqdm(desc=f"rounds of {method}", unit="ranking", disable=not progress) as bar:
+
+        def ranked() -> Ranking:
+            again = rank(model, corpus, method, **how)
+            bar.update()
+            return again
+
+        intact = ranked()
+        names = [tag for tag, n in zip(intact.tags, words, strict=True) if n and len(intact.first(tag, 1))]
+        chosen = names if tags is None else list(tags)
+        bar.total = 1 + len(chosen) * (rounds - 1)
+        found = {tag: _found(bench, edit, intact, ranked, tag, k, rounds) for tag in chosen}
     unions = {tag: sets[0].union(*sets[1:]) for tag, sets in found.items()}
     random = bench.matched(unions, edit, controls, control)
     measured: list[Round] = []
@@ -269,10 +267,17 @@ def iterate(
     return Iterations(intact.method, str(edit), k, bench.test.tags, words, tuple(measured))
 
 
-def _counted(bar: Any, ranking: Ranking) -> Ranking:
-    """The ranking, once the bar has moved by one."""
-    bar.update()
-    return ranking
+def _found(
+    bench: Workbench, edit: Edit, intact: Ranking, ranked: Callable[[], Ranking], tag: str, k: int, rounds: int
+) -> list[NeuronSet]:
+    """The neurons that each round adds for a tag; `ranked` ranks the model as it is at the time."""
+    found = [_best(intact, tag, k, NeuronSet.parse([]))]
+    while len(found) < rounds:
+        gone = found[0].union(*found[1:])
+        with lesioned(bench.model, gone, bench.fills(edit, gone)[0]):
+            again = ranked()
+        found.append(_best(again, tag, k, gone))
+    return found
 
 
 def _best(ranking: Ranking, tag: str, k: int, gone: NeuronSet) -> NeuronSet:
@@ -307,7 +312,7 @@ def _measured(
     cells, (_, unit) = test.word_tag[losses.words], bench.clusters(cluster)
     clusters = np.unique(unit[losses.words], return_inverse=True)[1]
     sums = significance.cluster_sums(losses.rises(), cells, clusters, len(test.tags))
-    counts = significance.cluster_sums(np.ones((1, len(cells))), cells, clusters, len(test.tags))[:, 0]
+    counts = significance.cluster_counts(cells, clusters, len(test.tags))
     keys = slice(None, None, n_draws + 1)
     low, high = significance.bootstrap_interval(
         sums[:, keys], counts, draws=draws, rng=np.random.default_rng(bench.seed)

@@ -7,6 +7,7 @@ variant asks how much more often it is among the best on the tag's words than on
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ from torch import Tensor
 from posneurons import models
 from posneurons.activations import BATCH_TOKENS, check_fits
 from posneurons.attribution import scenes
+from posneurons.distributed import shared
 from posneurons.effects import EffectAccumulator
 from posneurons.integrated import attributions
 from posneurons.locality import can_be_local
+from posneurons.memory import limit
+from posneurons.path_sums import Sums, in_two
 from posneurons.quadrature import EARLY, Completeness
 from posneurons.records import Corpus, Scored
 from posneurons.words import At, Per, Rule, Target
@@ -64,18 +68,37 @@ def key_neuron_rule(
         AlignmentError: where the corpus does not fit the model.
     """
     check_fits(model, corpus)
-    info = models.describe(model)
+    how: dict[str, Any] = {"at": at, "share": share, "per": per, "steps": steps, "rule": rule, "target": target}
+    state, seen = in_two(partial(_summed, model, **how, tokens=tokens, progress=progress), corpus, tokens)
+    seen.check()
+    rates = state.mean()
+    scores = log_odds(rates.scores, rates.count) if contrast else rates.scores
+    return Scored(scores, rates.count).noting(completeness_error=seen.error())
+
+
+@shared(Sums.merged)
+def _summed(
+    model: Any,
+    corpus: Corpus,
+    begin: dict[int, int],
+    *,
+    at: At,
+    share: float,
+    per: Per,
+    steps: int,
+    rule: Rule,
+    target: Target,
+    tokens: int,
+    progress: bool,
+) -> Sums:
+    """How often each neuron is among the best; layers begin with as many nodes as `begin` says, else `steps`."""
+    info, seen = models.describe(model), Completeness()
     state = EffectAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device)
-    seen, local = Completeness(), can_be_local(model)
-    how: dict[str, Any] = {
-        "steps": steps,
-        "rule": rule,
-        "target": target,
-        "path": "layer",
-        "local": local,
-        "seen": seen,
-    }
-    for scene in scenes(corpus, at, info.device, tokens=tokens, progress=progress, label="key neurons"):
+    how: dict[str, Any] = {"steps": steps, "rule": rule, "target": target, "path": "layer"}
+    how |= {"local": can_be_local(model), "seen": seen}
+    many = {"tokens": tokens, "limit": limit(model, "path", corpus.row_bounds)}
+    for scene in scenes(corpus, at, info.device, **many, progress=progress, label="key neurons"):
+        seen.steps = dict(begin)
         found = attributions(model, scene, **how)
         if per == "layer":
             for layer, values in found:
@@ -86,10 +109,7 @@ def key_neuron_rule(
             for layer in range(info.n_layers):
                 state.update(layer, scene.tags, scene.rows, parts[layer])
         seen.check(EARLY)
-    seen.check()
-    rates = state.mean()
-    scores = log_odds(rates.scores, rates.count) if contrast else rates.scores
-    return Scored(scores, rates.count).noting(completeness_error=seen.error())
+    return Sums(state, seen)
 
 
 def best(values: Float[Tensor, "word neuron"], share: float) -> Float[Tensor, "word neuron"]:

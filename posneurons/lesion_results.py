@@ -63,6 +63,7 @@ class LesionResult(LesionView):
         margin: nats per word; a cross effect within it either way counts as none.
         correction: of the p-values of one table.
         more: other losses of the same words: "word" and "category".
+        notes: what a reader should know of how they were measured.
     """
 
     method: str
@@ -83,6 +84,7 @@ class LesionResult(LesionView):
     margin: float = 0.05
     correction: Correction = "bh"
     more: Mapping[Measure, Losses] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per (lesion, set, draw, tag), columns as in lesions.parquet; losses in nats per word.
@@ -209,7 +211,7 @@ class LesionResult(LesionView):
 
     @cached_property
     def _counts(self) -> Float[ndarray, "cluster tag"]:
-        return self._sums(np.ones((1, len(self.word_tag))))[:, 0]
+        return significance.cluster_counts(self.word_tag, self.word_cluster, len(self.tags))
 
     def _losses(self, measure: Measure) -> Losses:
         if measure == "first":
@@ -229,9 +231,7 @@ class LesionResult(LesionView):
         return significance.cluster_sums(values, self.word_tag, self.word_cluster, len(self.tags))
 
     def _tag_means(self, values: Float[ndarray, "condition word"]) -> Float[ndarray, "condition tag"]:
-        sums = [np.bincount(self.word_tag, weights=row, minlength=len(self.tags)) for row in values]
-        with np.errstate(invalid="ignore"):
-            return np.asarray(np.stack(sums) / self._words)
+        return significance.cell_means(values, self.word_tag, len(self.tags))
 
     def _delta(self, measure: Measure) -> Float[ndarray, "condition tag"]:
         """Rise of each tag's mean loss; NaN where the measure is missing."""
@@ -306,12 +306,9 @@ class LesionResult(LesionView):
         delta = self._measured["delta"].to_numpy().reshape(len(self.lesion), len(self.tags))
         found = {name: np.full(delta[self._keys].shape, np.nan) for name in ("p_rank", "p_controls", "z_control")}
         for place, condition in enumerate(self._keys):
-            value, controls = delta[condition], delta[self._controls(self.lesion[condition])]
-            found["p_rank"][place] = dissociation.rank_p(value, controls)
-            found["p_controls"][place] = dissociation.crawford_howell_p(value, controls, "greater")
-            if len(controls) > 1:
-                spread = np.where((controls == controls[0]).all(0), np.nan, controls.std(0, ddof=1))
-                found["z_control"][place] = (value - controls.mean(0)) / spread
+            held = dissociation.against_controls(delta[condition], delta[self._controls(self.lesion[condition])])
+            found["p_rank"][place], found["p_controls"][place] = held.p_rank, held.p_controls
+            found["z_control"][place] = held.z
         return {**found, "p_others": self._against_others(delta[self._keys])}
 
     def _against_others(self, delta: Float[ndarray, "cell tag"]) -> Float[ndarray, "cell tag"]:

@@ -301,6 +301,8 @@ def lesion(
     edit = parse(ablation)
     bench = workbench or Workbench(model, corpus, split=split, seed=seed, tokens=tokens, progress=progress)
     seed = bench.seed
+    if strange := [tag for tag in keys if tag not in bench.test.tags]:
+        bench.note(f"no tag of the corpus: {', '.join(strange)}; its lesion has no effect of its own and no pair")
     _, unit = bench.clusters(cluster)
     sets: dict[SetKind, Mapping[str, Sequence[NeuronSet]]] = {"key": {tag: [each] for tag, each in keys.items()}}
     sets |= {"matched": bench.matched(keys, edit, controls, control), **(beside or {})}
@@ -329,22 +331,10 @@ def lesion(
     forms = [str(form).casefold() for form in test.word_form[words]]
     of_form = {form: number for number, form in enumerate(dict.fromkeys(forms))}
     return LesionResult(
-        method=method,
-        ablation=str(edit),
-        scope=scope,
-        tags=test.tags,
-        word_tag=test.word_tag[words],
+        method=method, ablation=str(edit), scope=scope, tags=test.tags, word_tag=test.word_tag[words],
         word_cluster=np.unique(unit[words], return_inverse=True)[1],
         word_type=np.array([of_form[form] for form in forms]),
-        lesion=names,
-        kind=kinds,
-        draw=np.array(numbers),
-        neurons=everyone,
-        loss_intact=found.intact[0],
-        losses=found.lesioned[0],
-        draws=draws,
-        seed=seed,
-        margin=margin,
-        correction=correction,
-        more=more,
-    )
+        lesion=names, kind=kinds, draw=np.array(numbers), neurons=everyone, loss_intact=found.intact[0],
+        losses=found.lesioned[0], draws=draws, seed=seed, margin=margin, correction=correction, more=more,
+        notes=tuple(bench.notes),
+    )  # fmt: skip

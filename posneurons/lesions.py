@@ -23,17 +23,20 @@ from tqdm.auto import tqdm
 from posneurons import memory, models
 from posneurons.activations import BATCH_TOKENS, Batch, WordIndex, batches, check_fits
 from posneurons.display import Shown
+from posneurons.distributed import shared, sharing
 from posneurons.errors import AlignmentError
-from posneurons.fills import Condition, Fill, make_fills
+from posneurons.fills import Condition
 from posneurons.forks import Forks
 from posneurons.lexicon import Lexicon
-from posneurons.neurons import NeuronSet
 from posneurons.reads import Reads, Trunk
 from posneurons.records import Corpus
-from posneurons.words import Ablation, Measure, Scope
+from posneurons.words import Measure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+HANDED = 512
+"""Words whose losses are handed out at once."""
 
 INTACT = -1
 """The number under which the intact run is handed out."""
@@ -65,6 +68,15 @@ class WordLosses(Shown):
         number = self.measures.index(measure)
         return np.asarray(self.lesioned[number].astype(np.float64) - self.intact[number])
 
+    def beside(self, other: WordLosses) -> WordLosses:
+        """The losses of the words of both, which have none in common."""
+        words = np.concatenate([self.words, other.words])
+        order = np.argsort(words)
+        intact = np.concatenate([self.intact, other.intact], axis=-1)[..., order]
+        lesioned = np.concatenate([self.lesioned, other.lesioned], axis=-1)[..., order]
+        notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
+        return WordLosses(words[order], self.measures, intact, lesioned, notes)
+
     def figure(self, names: Sequence[str] = (), *, measure: Measure = "first") -> go.Figure:
         """How much more words cost under each condition: mean, quartiles, and the middle nine tenths.
 
@@ -95,23 +107,50 @@ def word_losses(
 ) -> WordLosses:
     """Loss of every scored word, intact and under each condition; see `stream_losses`, which keeps nothing.
 
-    `also` is handed the same as they come.
+    `also` is handed the same, `HANDED` words at a time, once all are there.
     """
+    found = _word_losses(
+        model, corpus, conditions,
+        measures=measures, lexicon=lexicon, where=where, tokens=tokens, progress=progress,
+    )  # fmt: skip
+    for start in range(0, len(found.words), HANDED):
+        if also is None:
+            break
+        some = slice(start, start + HANDED)
+        also(found.words[some], [INTACT], found.intact[:, None, some])
+        if conditions:
+            also(found.words[some], list(range(len(conditions))), found.lesioned[:, :, some])
+    return found
+
+
+@shared(WordLosses.beside)
+def _word_losses(
+    model: Any,
+    corpus: Corpus,
+    conditions: Sequence[Condition],
+    *,
+    measures: Sequence[Measure],
+    lexicon: Lexicon | None,
+    where: Bool[ndarray, " token"] | None,
+    tokens: int,
+    progress: bool,
+) -> WordLosses:
     words = corpus.readable("predict")
     slot = np.full(len(corpus), -1)
     slot[words] = np.arange(len(words))
     losses = np.full((len(measures), len(conditions) + 1, len(words)), np.nan, dtype=np.float32)
+    seen = np.zeros(len(words), dtype=bool)
 
     def keep(found: ndarray, numbers: list[int], values: ndarray) -> None:
         losses[:, np.array(numbers)[:, None] + 1, slot[found]] = values
-        if also is not None:
-            also(found, numbers, values)
+        seen[slot[found]] = True
 
     notes = stream_losses(
         model, corpus, conditions, keep,
         measures=measures, lexicon=lexicon, where=where, tokens=tokens, progress=progress,
     )  # fmt: skip
-    return WordLosses(words, tuple(measures), losses[:, 0], losses[:, 1:], notes)
+    mine = losses if seen.all() else losses[..., seen]
+    return WordLosses(words[seen], tuple(measures), mine[:, 0], mine[:, 1:], notes)
 
 
 @torch.no_grad()
@@ -159,9 +198,9 @@ def stream_losses(
     forks = Forks(model, conditions, table=table, tokens=tokens)
     budget, notes = _planned(model, corpus, forks, tokens)
     forks.limit(budget)
-    total = (len(conditions) + 1) * len(corpus.tokens)
+    total = (len(conditions) + 1) * len(corpus.tokens) // sharing()
     with tqdm(total=total, desc="lesions", unit="token", unit_scale=True, leave=None, disable=not progress) as bar:
-        for batch in word_batches(model, corpus, measures, where, budget):
+        for batch in word_batches(model, corpus, measures, where, tokens, budget):
             for part, trunk in _trunks(forks, batch):
                 consume(part.words, [INTACT], part.of_words(trunk.losses[:, None], measures))
                 bar.update(part.size)
@@ -255,12 +294,17 @@ def _trunks(forks: Forks, part: WordReads) -> Iterator[tuple[WordReads, Trunk]]:
 
 
 def word_batches(
-    model: Any, corpus: Corpus, measures: Sequence[Measure], where: ndarray | None, tokens: int
+    model: Any,
+    corpus: Corpus,
+    measures: Sequence[Measure],
+    where: ndarray | None,
+    tokens: int,
+    limit: int | None = None,
 ) -> Iterator[WordReads]:
     """All rows of a corpus in batches, each with what is read of it; `where` is where neurons are ablated."""
     index, first = WordIndex(corpus, "predict"), corpus.positions("first")
     length = corpus.word_last - first + 1 if "word" in measures else np.ones_like(first)
-    for batch in batches(corpus, models.describe(model).device, tokens):
+    for batch in batches(corpus, models.describe(model).device, tokens, limit=limit):
         words = index.of(batch.rows)
         slot = np.repeat(np.arange(len(words)), length[words])
         later = np.arange(len(slot)) - np.searchsorted(slot, slot)  # which token of its word, from 0
@@ -294,55 +338,3 @@ def _numbers(
 def scored_words(corpus: Corpus) -> Int[ndarray, " tag"]:
     """Number of words of each tag that are scored: all but the first of their row."""
     return np.bincount(corpus.word_tag[corpus.readable("predict")], minlength=len(corpus.tags))
-
-
-def exact_effects(
-    model: Any,
-    corpus: Corpus,
-    neurons: NeuronSet,
-    *,
-    fill: Ablation | Float[Tensor, "layer neuron"] = "zero",
-    scope: Scope = "local",
-    tokens: int = BATCH_TOKENS,
-    progress: bool = False,
-) -> Float[ndarray, "tag k"]:
-    """Mean rise of the loss of each tag's words if one neuron alone is ablated, in nats per word.
-
-    Only sums are kept, whatever the number of words.
-
-    Args:
-        model: what `load_model` gives.
-        corpus: aligned words; those whose first token follows BOS directly are not scored.
-        neurons: the columns of the result, each ablated by itself.
-        fill: the value each neuron is set to, or the name of an ablation, whose means are taken over this corpus.
-        scope: "local", only where the word is predicted, or "all" positions after BOS.
-        tokens: size of a batch, and of several neurons stacked.
-        progress: show a bar.
-
-    Returns:
-        The means; NaN for a tag without a scored word.
-
-    Raises:
-        NeuronError: where a neuron lies outside the model, or the ablation is unknown.
-        AlignmentError: where the corpus does not fit the model.
-    """
-    how: dict[str, Any] = {"tokens": tokens, "progress": progress}
-    fills = (
-        make_fills(model, corpus, corpus, fill, neurons, **how)
-        if isinstance(fill, str)
-        else (Fill(fill.to(models.describe(model).device)),)
-    )
-    singles = [Condition(NeuronSet(neurons.layers[[i]], neurons.units[[i]]), fills, scope) for i in range(len(neurons))]
-    sums = np.zeros((len(corpus.tags), len(neurons)))
-    intact: dict[str, ndarray] = {}
-
-    def add(words: ndarray, numbers: list[int], losses: ndarray) -> None:
-        if numbers == [INTACT]:
-            intact["losses"] = losses[0].astype(np.float64)
-        else:
-            of_tag = np.eye(len(corpus.tags))[corpus.word_tag[words]]
-            sums[:, numbers] += ((losses[0] - intact["losses"]) @ of_tag).T
-
-    stream_losses(model, corpus, singles, add, **how)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(sums / scored_words(corpus)[:, None])

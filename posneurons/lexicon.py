@@ -92,7 +92,7 @@ def split_losses(
         logits = models.unembed(model, state)
         top = logits.amax(-1, keepdim=True)
         own = (logits.gather(-1, wanted[:, None]) - top)[:, 0]
-        weights = (logits - top).exp_()
+        weights = logits.sub_(top).exp_()
         total = weights.sum(-1).log()
         category = (weights @ table).gather(-1, tag.clamp(min=0)[:, None])[:, 0].log()
         parts.append(torch.stack([total - own, (total - category).masked_fill(tag < 0, torch.nan)]))

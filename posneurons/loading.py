@@ -1,65 +1,95 @@
 """Turning a checkpoint into a model of one of the two backends.
 
-A Llama is loaded without a copy: Hugging Face maps the file into memory, the HookedTransformer is built without
-storage, and its parameters become transposed views of the mapped tensors. A view whose transpose is contiguous also
-spares the copies that TransformerLens would make in every forward pass. Its configuration comes from the checkpoint,
-never from the name. Other architectures go through TransformerLens's own conversion, which copies. Beside `models`,
+Hugging Face reads the checkpoint, on the CPU by mapping the file into memory; `hooked` makes a HookedTransformer of
+that, and a TransformerBridge wraps it. Both are TransformerLens's own account of an architecture, so that (except of a
+Llama, for which tests do it) their log-probabilities are held against those of the Hugging Face model. Beside `hooked`
 this is the only importer of transformers and transformer_lens, and it imports them when a model is loaded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
-import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from posneurons.checkpoints import DEMO, Checkpoint
+from posneurons import hooked
+from posneurons.checkpoints import DEMO, Checkpoint, free_memory
 from posneurons.errors import ModelError
 
 Model = Any
 """A `transformer_lens.HookedTransformer`, or a `transformer_lens.model_bridge.TransformerBridge`."""
 
 
-def build(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, backend: str) -> tuple[Model, int]:
+TOLERANCE = 0.02
+"""Mean difference of log-probabilities from Hugging Face's, in nats, at which a model in float32 is another one."""
+
+DeviceMap = str | Mapping[str, str | int] | None
+"""As Hugging Face understands it: "auto", "balanced", or the device of every module."""
+
+
+def build(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+    *,
+    n_devices: int = 1,
+    device_map: DeviceMap = None,
+) -> tuple[Model, int]:
     """A model with its tokenizer, in evaluation mode and frozen, and the number of its parameters, tied ones once.
 
     Args:
         checkpoint: what `open_checkpoint` gives; its weights are there.
-        device: where the weights go.
+        device: where the weights go, or the first of the devices.
         dtype: what they become.
         backend: "hooked" or "bridge".
+        n_devices: how many devices share the layers.
+        device_map: which device gets what, of a Bridge, in place of `device` and `n_devices`.
 
     Raises:
         ModelError: where a library cannot load the checkpoint, with its reason.
     """
     with quiet():
         tokenizer = _load_tokenizer(checkpoint.name, checkpoint.folder)
-        source = _load_source(checkpoint, device, dtype)
+        source = _load_source(checkpoint, dtype, _placed(device, backend, n_devices, device_map))
+        source.requires_grad_(requires_grad=False)
+        _check_numbers(checkpoint, source)
         n_parameters = sum(each.numel() for each in source.parameters())
-        model = _build(checkpoint, source, tokenizer, backend)
+        model = _build(checkpoint, source, tokenizer, backend, device, n_devices)
     for module in (source, model):
         module.eval().requires_grad_(requires_grad=False)
+    logits = model(torch.tensor([[0, 1]], device=model.cfg.device))
+    if logits.isnan().any():
+        raise ModelError(f"{checkpoint.name}: its logits are not numbers as {dtype}; load it with dtype='float32'")
     return model, n_parameters
+
+
+def _check_numbers(checkpoint: Checkpoint, source: Any) -> None:
+    """Raise ModelError where a weight is NaN or infinite: attention in TransformerLens takes NaN for nothing."""
+    for name, weight in source.named_parameters():
+        if weight.is_meta or weight.sum().isfinite():
+            continue
+        if not all(end.isfinite() for end in torch.aminmax(weight)):  # or else the sum alone is too large
+            raise ModelError(
+                f"{checkpoint.name}: {name} as {weight.dtype} holds NaN or infinity; expected numbers: fetch the "
+                "checkpoint again, or load it with dtype='float32'"
+            )
 
 
 def official_name(name: str | Path) -> str | Path:
     """The Hub's name behind one of TransformerLens's short ones ("pythia-70m"); any other name as it is."""
     if name == "demo" or isinstance(name, Path) or "/" in name or Path(name).expanduser().exists():
         return name
-    from transformer_lens.loading_from_pretrained import get_official_model_name
+    from transformer_lens.supported_models import MODEL_ALIASES
 
-    with contextlib.suppress(ValueError):
-        return str(get_official_model_name(name))
-    return name
+    return next((each for each, aliases in MODEL_ALIASES.items() if name.lower() in map(str.lower, aliases)), name)
 
 
 @contextlib.contextmanager
@@ -85,41 +115,6 @@ def quiet() -> Iterator[None]:
             logging.root.handlers[:] = handlers
 
 
-def build_hooked(fields: dict[str, Any], weights: dict[str, Tensor], tokenizer: Any = None) -> Model:
-    """A HookedTransformer from configuration fields and weights by name, frozen and in evaluation mode.
-
-    Its parameters are the given tensors themselves, not copies; biases that are not given are 0.
-
-    Raises:
-        ModelError: where a weight is missing, unknown or of another shape.
-    """
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-    with quiet():
-        cfg = HookedTransformerConfig.from_dict(fields)
-        with torch.device("meta"):
-            model = HookedTransformer(cfg, move_to_device=False)
-        device = next(iter(weights.values())).device
-        wanted = dict(model.named_parameters())
-        biases = {
-            name: torch.zeros(each.shape, dtype=each.dtype, device=device)
-            for name, each in wanted.items()
-            if name.rpartition(".")[2].lstrip("_").startswith("b_")
-        }
-        given = biases | weights
-        for name in wanted.keys() ^ given.keys():
-            raise ModelError(f"{cfg.model_name}: weight {name!r} is {'missing' if name in wanted else 'unknown'}")
-        for name, each in wanted.items():
-            if given[name].shape != each.shape:
-                found, expected = tuple(given[name].shape), tuple(each.shape)
-                raise ModelError(f"{cfg.model_name}: weight {name!r} has the shape {found}; expected {expected}")
-        model.load_state_dict(given, strict=False, assign=True)
-        _fill_buffers(model, device)
-        if tokenizer is not None:
-            model.set_tokenizer(tokenizer, default_padding_side="right")
-    return model.eval().requires_grad_(requires_grad=False)
-
-
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model alone: "demo", a folder with a tokenizer.json, or a Hugging Face name.
 
@@ -133,9 +128,9 @@ def _load_tokenizer(name: str, source: Any, *, local_files_only: bool = True) ->
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(f"{name}: the tokenizer cannot be read ({_first_line(error)}); fetch it again") from error
+        raise ModelError(f"{name}: the tokenizer cannot be read ({_reason(error)}); fetch it again") from error
     if not tokenizer.is_fast:
         raise ModelError(
             f"{name}: {type(tokenizer).__name__} gives no character offsets; expected a fast tokenizer "
@@ -144,25 +139,40 @@ def _load_tokenizer(name: str, source: Any, *, local_files_only: bool = True) ->
     return tokenizer
 
 
-def _load_source(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+def _placed(device: torch.device, backend: str, n_devices: int, device_map: DeviceMap) -> dict[str, Any]:
+    """Where Hugging Face is to put what it loads; what becomes a HookedTransformer on several devices is dealt out
+    later.
+    """
+    if device_map is not None:
+        return {"device_map": device_map if isinstance(device_map, str) else dict(device_map)}
+    if n_devices > 1 and backend == "bridge":
+        numbers = range(device.index or 0, (device.index or 0) + n_devices)
+        room = {number: free_memory(torch.device(device.type, number)) for number in numbers}
+        return {"device_map": "balanced", "max_memory": room}
+    return {} if device.type == "cpu" or n_devices > 1 else {"device_map": {"": device}}
+
+
+def _load_source(checkpoint: Checkpoint, dtype: torch.dtype, placed: dict[str, Any]) -> Any:
     """The Hugging Face model. On the CPU its tensors are the mapped file; on a GPU they go straight there."""
     from transformers import AutoModelForCausalLM
 
-    placed = {} if device.type == "cpu" else {"device_map": {"": device}}
     try:
         source, report = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             dtype=dtype,
             local_files_only=True,
+            trust_remote_code=False,
             attn_implementation="eager",
             output_loading_info=True,
             **placed,
         )
     except torch.OutOfMemoryError:
-        raise ModelError(f"{checkpoint.name}: out of memory on {device}; choose a smaller dtype or model") from None
+        where = placed.get("device_map", "cpu")
+        told = "the devices" if where == "balanced" or isinstance(where, str) else next(iter(where.values()))
+        raise ModelError(f"{checkpoint.name}: out of memory on {told}; choose a smaller dtype or model") from None
     except Exception as error:
         raise ModelError(
-            f"{checkpoint.name}: transformers cannot load {checkpoint.architecture} ({_first_line(error)}); check "
+            f"{checkpoint.name}: transformers cannot load {checkpoint.architecture} ({_reason(error)}); check "
             "config.json and the weight files"
         ) from error
     missing = sorted(report["missing_keys"])
@@ -174,12 +184,18 @@ def _load_source(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtyp
     return source
 
 
-def _build(checkpoint: Checkpoint, source: Any, tokenizer: Any, backend: str) -> Model:
+def _build(
+    checkpoint: Checkpoint, source: Any, tokenizer: Any, backend: str, device: torch.device, n_devices: int
+) -> Model:
     """The model of the backend around a Hugging Face model's weights."""
-    build = _bridge if backend == "bridge" else _hooked_llama if checkpoint.is_llama else _hooked_other
     other = "hooked" if backend == "bridge" else "bridge"
+    expected = None if checkpoint.is_llama else _log_probabilities(source)
     try:
-        return build(checkpoint, source, tokenizer)
+        if backend == "bridge":
+            model = _bridge(checkpoint, source, tokenizer)
+        else:
+            model = hooked.convert(checkpoint, source, tokenizer, device=device, n_devices=n_devices)
+        off = 0.0 if expected is None else float((_log_probabilities(model) - expected).abs().mean())
     except ModelError:
         raise
     except Exception as error:
@@ -187,6 +203,23 @@ def _build(checkpoint: Checkpoint, source: Any, tokenizer: Any, backend: str) ->
             f"{checkpoint.name}: TransformerLens cannot make a {backend} model of {checkpoint.architecture} "
             f"({_first_line(error)}); try backend={other!r}"
         ) from error
+    if not off <= TOLERANCE * (1 if source.dtype == torch.float32 else 10):
+        raise ModelError(
+            f"{checkpoint.name}: TransformerLens's {backend} model of {checkpoint.architecture} gives "
+            f"log-probabilities {off:.3g} nats off those of Hugging Face; expected the same: try backend={other!r}"
+        )
+    return model
+
+
+@torch.no_grad()
+def _log_probabilities(model: Any) -> Tensor:
+    """Of the next of a few tokens, by a Hugging Face model or one of ours, float32 on the CPU."""
+    config = getattr(model, "config", None) or model.cfg
+    size = getattr(config, "vocab_size", None) or config.d_vocab
+    tokens = (7 * torch.arange(16) % size)[None].to(next(model.parameters()).device)
+    found = model(tokens)
+    logits = found if isinstance(found, Tensor) else found.logits
+    return logits[0, :-1].float().log_softmax(-1).cpu().gather(1, tokens[0, 1:, None].cpu())
 
 
 def _bridge(checkpoint: Checkpoint, source: Any, tokenizer: Any) -> Model:
@@ -197,136 +230,14 @@ def _bridge(checkpoint: Checkpoint, source: Any, tokenizer: Any) -> Model:
     )
 
 
-def _hooked_llama(checkpoint: Checkpoint, source: Any, tokenizer: Any) -> Model:
-    """A HookedTransformer whose parameters are views of the Hugging Face model's."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
-
-    cfg = HookedTransformerConfig.from_dict(_llama_fields(checkpoint, source))
-    with torch.device("meta"):
-        model = HookedTransformer(cfg, move_to_device=False)
-    weights = convert_llama_weights(source, cfg) | _attention_biases(source, cfg)
-    model.load_state_dict(weights, strict=False, assign=True)
-    _fill_buffers(model, source.device)
-    model.set_tokenizer(tokenizer, default_padding_side="right")
-    return model
-
-
-def _llama_fields(checkpoint: Checkpoint, source: Any) -> dict[str, Any]:
-    """TransformerLens's configuration of a Llama, from its Hugging Face configuration."""
-    config = source.config
-    if getattr(config, "mlp_bias", False):
-        raise ModelError(f"{checkpoint.name}: mlp_bias is true, which HookedTransformer lacks; use backend='bridge'")
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    d_head = config.head_dim or config.hidden_size // heads
-    return {
-        "model_name": Path(checkpoint.name).name,
-        "original_architecture": checkpoint.architecture,
-        "init_weights": False,
-        "dtype": source.dtype,
-        "device": str(source.device),
-        "d_model": config.hidden_size,
-        "n_heads": heads,
-        "n_key_value_heads": None if kv_heads == heads else kv_heads,
-        "d_head": d_head,
-        "d_mlp": config.intermediate_size,
-        "n_layers": config.num_hidden_layers,
-        "n_ctx": config.max_position_embeddings,
-        "d_vocab": config.vocab_size,
-        "eps": config.rms_norm_eps,
-        "act_fn": config.hidden_act,
-        "normalization_type": "RMS",
-        "final_rms": True,
-        "gated_mlp": True,
-        "positional_embedding_type": "rotary",
-        "rotary_adjacent_pairs": False,
-        "rotary_dim": d_head,
-        **_rotary_fields(checkpoint, config),
-    }
-
-
-def _rotary_fields(checkpoint: Checkpoint, config: Any) -> dict[str, Any]:
-    """The rotary base and its scaling: none, `linear` or `llama3`."""
-    rope = config.rope_parameters
-    kind = rope.get("rope_type", "default")
-    fields: dict[str, Any] = {"rotary_base": rope.get("rope_theta", 10000.0)}
-    if kind == "linear":
-        return fields | {"rotary_scaling_factor": rope["factor"]}
-    if kind == "llama3":
-        return fields | {
-            "use_NTK_by_parts_rope": True,
-            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
-            "NTK_by_parts_factor": rope["factor"],
-            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
-            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
-        }
-    if kind != "default":
-        raise ModelError(
-            f"{checkpoint.name}: rope scaling {kind!r}; HookedTransformer has default, linear and llama3: use "
-            "backend='bridge'"
-        )
-    return fields
-
-
-def _attention_biases(source: Any, cfg: Any) -> dict[str, Tensor]:
-    """Biases of the attention projections, which TransformerLens takes to be zero in a Llama."""
-    if not source.config.attention_bias:
-        return {}
-    grouped = "_" if cfg.n_key_value_heads else ""
-    biases = {}
-    for number, layer in enumerate(source.model.layers):
-        attention = layer.self_attn
-        for key, projection in (("b_Q", "q_proj"), (f"{grouped}b_K", "k_proj"), (f"{grouped}b_V", "v_proj")):
-            biases[f"blocks.{number}.attn.{key}"] = getattr(attention, projection).bias.unflatten(0, (-1, cfg.d_head))
-        biases[f"blocks.{number}.attn.b_O"] = attention.o_proj.bias
-    return biases
-
-
-def _fill_buffers(model: Model, device: torch.device) -> None:
-    """Give the attention modules, built without storage, their mask and rotary tables; all layers share one set."""
-    first = model.blocks[0].attn
-    made = type(first)(model.cfg, first.attn_type, first.layer_id)
-    buffers = {name: buffer.to(device) for name, buffer in made.named_buffers(recurse=False)}
-    for block in model.blocks:
-        for name, buffer in buffers.items():
-            setattr(block.attn, name, buffer)
-
-
-def _hooked_other(checkpoint: Checkpoint, source: Any, tokenizer: Any) -> Model:
-    """A HookedTransformer by TransformerLens's own conversion of the architecture.
-
-    TransformerLens takes some settings from a name, so a Hub name is handed on; a folder stands under a neutral name,
-    because a path that holds "llama" or "gemma" would decide the architecture.
-    """
-    from transformer_lens import HookedTransformer
-    from transformer_lens import loading_from_pretrained as loading
-
-    device, dtype = str(source.device), source.dtype
-    with tempfile.TemporaryDirectory() as scratch:
-        neutral = str(Path(scratch) / "checkpoint")
-        _as_stored(source.config).save_pretrained(neutral)
-        known = checkpoint.revision is not None and checkpoint.name in loading.OFFICIAL_MODEL_NAMES
-        where = checkpoint.name if known else neutral
-        options = {"local_files_only": True, "revision": checkpoint.revision} if known else {}
-        cfg = loading.get_pretrained_model_config(
-            where, hf_cfg=source.config.to_dict(), device=device, dtype=dtype, **options
-        )
-        weights = loading.get_pretrained_state_dict(where, cfg, source, dtype=dtype)
-    model = HookedTransformer(cfg, tokenizer, move_to_device=False, default_padding_side="right")
-    model.load_and_process_state_dict(
-        weights, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
-    )
-    model.move_model_modules_to_device()
-    return model
-
-
-def _as_stored(config: Any) -> Any:
-    """A configuration with `n_ctx`, which TransformerLens reads of a GPT-2 and newer checkpoints no longer state."""
-    config = copy.deepcopy(config)
-    if config.model_type == "gpt2" and not hasattr(config, "n_ctx"):
-        config.n_ctx = config.n_positions
-    return config
-
-
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or in plain words that a checkpoint wants to run code, which it never may."""
+    if "custom code" in str(error):
+        return "it needs Python code of its own, and none but that of transformers is run"
+    if "Weights only load failed" in str(error):
+        return "its .bin file is no plain table of tensors, and could run code; save it as model.safetensors"
+    return _first_line(error)

@@ -28,10 +28,22 @@ KeysValues = Mapping[int, tuple[Float[Tensor, "batch pos head d_head"], Float[Te
 
 
 def _names(model: Any, layer: int) -> tuple[str, str]:
-    """Hooks of the queries and keys as the scores are made from them."""
-    turned = "rot_" if model.cfg.positional_embedding_type == "rotary" else ""
+    """Hooks of the queries and keys as the scores are made from them.
+
+    A Bridge that splits a joint projection shows them before their rotation only. That is as good: of one position,
+    both are turned by the same angle, and their product stays.
+    """
+    joint = "qkv" in getattr(model.blocks[layer].attn, "submodules", ())
+    turned = "rot_" if model.cfg.positional_embedding_type == "rotary" and not joint else ""
     prefix = f"blocks.{layer}.attn.hook_{turned}"
     return f"{prefix}q", f"{prefix}k"
+
+
+def _divisor(model: Any, layer: int) -> float:
+    """What the product of a query and a key is divided by; the attention of Hugging Face holds its inverse."""
+    attention = model.blocks[layer].attn
+    own = getattr(attention, "attn_scale", None)
+    return float(own) if own is not None else 1 / float(attention.original_component.scaling)
 
 
 def record_keys_values(model: Any, into: dict[int, tuple[Tensor, Tensor]]) -> list[Hook]:
@@ -78,7 +90,7 @@ def local_hooks(model: Any, clean: KeysValues | None = None, *, start: int = 0) 
 def _local_attention(model: Any, layer: int, clean: tuple[Tensor, Tensor] | None) -> list[Hook]:
     live: dict[str, Tensor] = {}
     cap = getattr(model.cfg, "attn_scores_soft_cap", None) or 0.0
-    scale = float(model.blocks[layer].attn.attn_scale)
+    scale = _divisor(model, layer)
 
     def swap(name: str, number: int) -> Callable[[Tensor, Any], Tensor]:
         def hook_function(value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001

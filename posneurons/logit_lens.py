@@ -20,19 +20,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from posneurons import models
-from posneurons.activations import BATCH_TOKENS, WordIndex, batches, check_fits
-from posneurons.attribution import Scene, scenes
+from posneurons import models, statistics
+from posneurons.activations import BATCH_TOKENS, WordIndex, batches, check_fits, token_bar
+from posneurons.attribution import scenes
+from posneurons.distributed import shared
 from posneurons.effects import EffectAccumulator
 from posneurons.errors import ModelError
+from posneurons.memory import limit
 from posneurons.models import Hook
-from posneurons.records import Corpus, Scored
+from posneurons.records import Corpus, Scored, TagMoments
 from posneurons.statistics import MomentAccumulator
 from posneurons.weights import (
-    FinalNorm,
-    check_writes,
     final_norm,
     lens_increase,
     lens_slopes,
@@ -40,6 +39,7 @@ from posneurons.weights import (
     vocabulary,
 )
 from posneurons.words import At
+from posneurons.writing import check_writes
 
 
 @torch.no_grad()
@@ -99,13 +99,21 @@ def dynamic_logit_attribution(
     """
     check_fits(model, corpus)
     check_writes(model)
+    moments = _scaled_moments(model, corpus, at=at, tokens=tokens, progress=progress)
+    n = moments.count[:, None, None].astype(np.float64)
+    mean = (n * moments.mean).sum(0) / max(n.sum(), 1)
+    scores = _along(model, tag_directions(model, corpus)) * (moments.mean - mean)
+    return Scored(np.where((n > 0) & (n < n.sum()), scores, np.nan), moments.count)
+
+
+@shared(statistics.merge)
+@torch.no_grad()
+def _scaled_moments(model: Any, corpus: Corpus, *, at: At, tokens: int, progress: bool) -> TagMoments:
+    """Moments of the activations over the scale of the final norm where they are read."""
     info, norm, index = models.describe(model), final_norm(model), WordIndex(corpus, at)
     state = MomentAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device)
-    total = len(corpus.tokens) + corpus.n_rows
-    with tqdm(
-        total=total, desc="logit attribution", unit="token", unit_scale=True, leave=None, disable=not progress
-    ) as bar:
-        for batch in batches(corpus, info.device, tokens):
+    with token_bar(corpus, "logit attribution", progress) as bar:
+        for batch in batches(corpus, info.device, tokens, limit=limit(model, "lens", corpus.row_bounds)):
             words = index.of(batch.rows)
             tags = torch.from_numpy(corpus.word_tag[words]).to(info.device)
             seen = _read(model, batch.tokens, batch.places(corpus, index.position, words))
@@ -113,11 +121,7 @@ def dynamic_logit_attribution(
             for layer, values in enumerate(seen.acts):
                 state.update(layer, tags, values.float() / scale[:, None])
             bar.update(int(batch.lengths.sum()))
-    moments = state.finalise(corpus.tags, at)
-    n = moments.count[:, None, None].astype(np.float64)
-    mean = (n * moments.mean).sum(0) / max(n.sum(), 1)
-    scores = _along(model, tag_directions(model, corpus)) * (moments.mean - mean)
-    return Scored(np.where((n > 0) & (n < n.sum()), scores, np.nan), moments.count)
+    return state.finalise(corpus.tags, at)
 
 
 @torch.no_grad()
@@ -132,7 +136,7 @@ def tag_directions(model: Any, corpus: Corpus) -> Float[Tensor, "tag d_model"]:
     n = counts.sum(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = np.where((n > 0) & (n < n.sum()), counts / n - counts.sum(0) / n.sum(), np.nan)
-    wanted = torch.from_numpy(shares).float().to(model.W_U.device)
+    wanted = torch.from_numpy(shares).float().to(models.describe(model).device)
     norm = final_norm(model)
     after = torch.stack([wanted[:, part] @ weights.T for part, weights, _ in vocabulary(model)]).sum(0)
     return norm.pull_back(after)
@@ -183,13 +187,13 @@ def logprob_increase(
     """
     check_fits(model, corpus)
     check_writes(model)
-    lens = _Lens(model, corpus, at, tokens, progress)
-    state = lens.effects()
+    how: dict[str, Any] = {"at": at, "tokens": tokens, "progress": progress}
+    state = _effects(model, corpus, None, everywhere=False, **how)
     scored = state.contrast() if contrast else state.mean()
     if not shortlist:
         return scored
     chosen = best(scored.scores, shortlist)
-    state = lens.effects(chosen, everywhere=contrast)
+    state = _effects(model, corpus, chosen, everywhere=contrast, **how)
     exact = state.contrast() if contrast else state.mean()
     scores = np.where(chosen, exact.scores, np.nan)
     missed, size = np.nansum(np.abs(scores - scored.scores)), np.nansum(np.abs(scores))
@@ -249,55 +253,45 @@ def _middle_names(model: Any, layer: int) -> tuple[str, ...]:
     return parts
 
 
-@dataclass(frozen=True)
-class _Lens:
-    """The passes of `logprob_increase`."""
+@shared(EffectAccumulator.merged)
+def _effects(
+    model: Any,
+    corpus: Corpus,
+    chosen: Bool[ndarray, "tag layer neuron"] | None,
+    *,
+    everywhere: bool,
+    at: At,
+    tokens: int,
+    progress: bool,
+) -> EffectAccumulator:
+    """Effects of all neurons to first order, of the chosen ones exactly: on their own tag's words, or `everywhere`.
 
-    model: Any
-    corpus: Corpus
-    at: At
-    tokens: int
-    progress: bool
-
-    def effects(
-        self, chosen: Bool[ndarray, "tag layer neuron"] | None = None, *, everywhere: bool = False
-    ) -> EffectAccumulator:
-        """Effects of all neurons to first order, of the chosen ones exactly: on their own tag's words, or `everywhere`.
-
-        The others are there because what a contrast is divided by takes all neurons into account.
-        """
-        state = self._state()
-        for scene, seen, scale, norm in self._readings("log-probability increase"):
-            for layer, values in enumerate(seen.acts):
-                slopes = lens_slopes(self.model, norm, seen.middle[layer], scale, scene.targets)
-                weights = output_weights(self.model, layer)
-                effects = values.float() * (slopes @ weights.float().T)
-                if chosen is not None:
-                    for words, units in _groups(chosen[:, layer], scene.tags, everywhere):
-                        found = lens_increase(
-                            self.model,
-                            norm,
-                            seen.middle[layer][words],
-                            scale[words],
-                            scene.targets[words],
-                            values[words][:, units].float(),
-                            weights[units].float(),
-                        )
-                        effects[words[:, None], units] = found
-                state.update(layer, scene.tags, scene.rows, effects)
-        return state
-
-    def _state(self) -> EffectAccumulator:
-        info = models.describe(self.model)
-        return EffectAccumulator(len(self.corpus.tags), info.n_layers, info.d_mlp, info.device)
-
-    def _readings(self, label: str) -> Iterator[tuple[Scene, _Reading, Float[Tensor, " word"], FinalNorm]]:
-        norm, device = final_norm(self.model), models.describe(self.model).device
-        show: dict[str, Any] = {"tokens": self.tokens, "progress": self.progress, "label": label}
-        for scene in scenes(self.corpus, self.at, device, **show):
-            with torch.no_grad():
-                seen = _read(self.model, scene.batch.tokens, scene.where, middle=True)
-                yield scene, seen, norm.scale(seen.last), norm
+    The others are there because what a contrast is divided by takes all neurons into account.
+    """
+    info, norm = models.describe(model), final_norm(model)
+    state = EffectAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device)
+    many = {"tokens": tokens, "limit": limit(model, "lens", corpus.row_bounds)}
+    for scene in scenes(corpus, at, info.device, **many, progress=progress, label="log-probability increase"):
+        with torch.no_grad():
+            seen = _read(model, scene.batch.tokens, scene.where, middle=True)
+            scale = norm.scale(seen.last)
+        for layer, values in enumerate(seen.acts):
+            slopes = lens_slopes(model, norm, seen.middle[layer], scale, scene.targets)
+            weights = output_weights(model, layer)
+            effects = values.float() * (slopes @ weights.float().T)
+            if chosen is not None:
+                for words, units in _groups(chosen[:, layer], scene.tags, everywhere):
+                    effects[words[:, None], units] = lens_increase(
+                        model,
+                        norm,
+                        seen.middle[layer][words],
+                        scale[words],
+                        scene.targets[words],
+                        values[words][:, units].float(),
+                        weights[units].float(),
+                    )
+            state.update(layer, scene.tags, scene.rows, effects)
+    return state
 
 
 def _groups(

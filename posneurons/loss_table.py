@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from posneurons.files import whole
 from posneurons.records import Corpus
 from posneurons.words import Measure
 
@@ -30,6 +32,9 @@ class LossTable:
         labels: per condition its column values, such as lesion, set and draw; all with the same columns.
         intact: the same for the intact run.
         measures: names of the losses, in nats, float32.
+
+    Raises:
+        RunError: where the disk is full or the file cannot be written.
     """
 
     def __init__(
@@ -40,7 +45,7 @@ class LossTable:
         intact: dict[str, str | int],
         measures: Sequence[Measure],
     ) -> None:
-        self._path, self._part = path, path.with_name(path.name + ".part")
+        self._path = path
         self._corpus, self._measures = corpus, tuple(f"loss_{measure}" for measure in measures)
         self._labels = [*labels, intact]  # so that -1, the number of the intact run, is the last
         columns: list[tuple[str, Any]] = [
@@ -50,19 +55,19 @@ class LossTable:
         columns += [("word", pa.int64()), ("tag", pa.dictionary(pa.int32(), pa.string())), ("form", pa.string())]
         columns += [("sentence", pa.int64()), ("document", pa.int64())]
         self._schema = pa.schema(columns + [(name, pa.float32()) for name in self._measures])
+        self._open = ExitStack()
         self._writer: Any = None
 
     def __enter__(self) -> LossTable:  # noqa: PYI034 (the run-time checks of the tests take no Self)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(self._part, self._schema)
+        with ExitStack() as stack:
+            part = stack.enter_context(whole(self._path))
+            part.parent.mkdir(exist_ok=True)
+            self._writer = stack.enter_context(pq.ParquetWriter(part, self._schema))
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._writer.close()
-        if kind is None:
-            self._part.replace(self._path)
-        else:
-            self._part.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, at)
 
     def add(
         self, words: Int[ndarray, " word"], numbers: list[int], losses: Float[ndarray, "measure condition word"]

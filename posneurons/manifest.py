@@ -1,14 +1,9 @@
-"""What a run was: its configuration, model, data, software and stages, in `manifest.json`.
-
-Also how files of a run directory are written: to a temporary name, then renamed, so that a file is whole or absent.
-"""
+"""What a run was: its configuration, model, data, software and stages, in `manifest.json`."""
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,6 +12,7 @@ from typing import Any
 
 from posneurons import __version__
 from posneurons.errors import RunError
+from posneurons.files import check_fields, damaged, read_json, write_json
 
 PACKAGES = (
     "torch",
@@ -32,56 +28,30 @@ PACKAGES = (
 )
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file under a temporary name, then give it its name; nothing is left behind if it fails."""
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+FIELDS: dict[str, type] = {
+    **dict.fromkeys(("posneurons", "command", "created", "platform"), str),
+    **dict.fromkeys(("config", "model", "treebank", "versions", "stages"), dict),
+    **dict.fromkeys(("dropped", "warnings"), list),
+}
+"""What every version has written."""
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write JSON with indentation, whole or not at all. NaN becomes null."""
-    text = json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises RunError where the file is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file; expected a file of a run; check the path") from None
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); expected a file of a finished run") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise damaged(str(path), f"damaged ({error})", "JSON") from None
-
-
-def damaged(where: str, found: str, expected: str) -> RunError:
-    """The error of a file of a run that is not what a run writes: where, what was found, what was expected."""
-    return RunError(f"{where}: {found}; expected {expected}; delete the file and repeat the command that made it")
-
-
-def check_fields(where: str, value: Any, fields: Mapping[str, type]) -> dict[str, Any]:
-    """The JSON object itself. Raises RunError where a name of `fields` is not in it, or is of another type."""
-    if not isinstance(value, dict):
-        raise damaged(where, f"{value!r:.40}", "a JSON object")
-    for name, kind in fields.items():
-        found = value.get(name)
-        if not isinstance(found, kind):
-            raise damaged(where, f"{name} is {'missing' if found is None else repr(found)[:40]}", kind.__name__)
-    return value
-
-
-def _without_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and content != content else content
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The content of `manifest.json` of a run directory. Raises RunError where it is missing, damaged or odd."""
+    path = folder / "manifest.json"
+    content = check_fields(str(path), read_json(path), FIELDS)
+    check_fields(f"{path}: notes", content.get("notes", {}), {})
+    for stage, state in content["stages"].items():
+        if not isinstance(state, dict) or not isinstance(state.get("state"), str):
+            raise damaged(str(path), f"stages: {stage}.state is missing", "str")
+        files = check_fields(f"{path}: stages: {stage}.files", state.get("files", {}), {})
+        check_fields(f"{path}: stages: {stage}.files", files, dict.fromkeys(files, str))
+    for row in content["dropped"]:
+        check_fields(f"{path}: dropped", row, {"tag": str, "reason": str, "words": int})
+    for warning in content["warnings"]:
+        if not isinstance(warning, str):
+            raise damaged(str(path), f"warnings: {warning!r:.40}", "str")
+    return content
 
 
 def git_commit() -> str | None:
@@ -128,15 +98,10 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Read `manifest.json`. Raises RunError where it is missing, damaged, or lacks a field."""
-        path = folder / "manifest.json"
-        content = read_json(path)
+        """Read `manifest.json`. Raises RunError where it is missing, damaged, or has other fields."""
+        content = read_manifest(folder)
         try:
-            manifest = cls(**content)
+            return cls(**content)
         except TypeError as error:
+            path = folder / "manifest.json"
             raise RunError(f"{path}: not a manifest of this version ({error}); choose another --out") from None
-        parts = {name: getattr(manifest, name) for name in ("config", "model", "treebank", "stages")}
-        for name, part in parts.items():
-            if not isinstance(part, dict):
-                raise RunError(f"{path}: damaged: {name} is no object but {part!r}; choose another --out")
-        return manifest

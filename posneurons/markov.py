@@ -107,7 +107,7 @@ def expected_lesion_matrix(source: MarkovSource, corpus: Corpus | None = None) -
     if corpus is not None:
         later = np.flatnonzero(corpus.word_first > 1)
         pairs = np.zeros_like(pairs)
-        before = corpus.tokens[corpus.row_bounds[corpus.word_row[later]] + corpus.word_first[later] - 2]
+        before = corpus.tokens_at(later, corpus.word_first[later] - 1)
         np.add.at(pairs, (source.tag_of(before), corpus.word_tag[later]), 1)
     with np.errstate(invalid="ignore"):
         given = pairs / pairs.sum(0)

@@ -138,16 +138,17 @@ def _value(name: str, key: str, value: Any, default: Any) -> Any:
         number = type(default)(value)
     except (TypeError, ValueError):
         number = None
-    least = 1 if key == "steps" else 0
+    least, most = (1, 1000) if key == "steps" else (0, 10**9)
     whole = number is None or not isinstance(value, float) or number == value
     if (
         number is None
         or not whole
         or isinstance(value, bool)
-        or not number >= least
+        or not least <= number <= most
         or (key == "share" and not 0 < number < 1)
     ):
-        wanted = "a number between 0 and 1" if key == "share" else f"a whole number of at least {least}"
+        limit = f"at most {most}" if number is not None and number > most else f"at least {least}"
+        wanted = "a number between 0 and 1" if key == "share" else f"a whole number of {limit}"
         raise PosNeuronsError(f"{where}: expected {wanted}")
     return number
 

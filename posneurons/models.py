@@ -11,21 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from posneurons import checkpoints, loading
+from posneurons import checkpoints, forward, hooked, loading
+from posneurons.backends import Backend, default_backend
 from posneurons.checkpoints import Checkpoint
 from posneurons.display import Shown
 from posneurons.errors import ModelError
 from posneurons.loading import Model
+from posneurons.products import float_product
 
-Backend = Literal["hooked", "bridge"]
-Hook = tuple[str, Callable[..., Any]]
-"""A hook's name, and a function of (value, hook) that gives a new value or None."""
+Hook: TypeAlias = forward.Hook
+residual, home = forward.residual, forward.home
 
 VOCABULARY_CHUNK = 16_384
 """Columns of the unembedding that are converted to float32 at once: 0.27 GB for Llama-3-8B."""
@@ -64,19 +65,25 @@ class _Origin:
 def load_model(
     name: str | Path = "demo",
     *,
-    backend: str = "hooked",
+    backend: str | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    n_devices: int = 1,
+    device_map: loading.DeviceMap = None,
 ) -> Model:
     """Load a causal language model with its tokenizer, in evaluation mode, parameters frozen.
 
     Args:
         name: "demo" (the embedded Llama), a local folder, or a name on the Hugging Face Hub.
-        backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge.
+        backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge; None is "hooked" where the
+            installed transformer-lens has it (before 4.0), else "bridge".
         device: None is the first GPU where there is one, else the CPU.
         dtype: float32, bfloat16 or float16, as a word or a torch.dtype; None is the checkpoint's own.
         revision: branch, tag or commit of a Hub model.
+        n_devices: GPUs that share the layers of a model too large for one, from `device` on.
+        device_map: of a Bridge, Hugging Face's own way to say so ("auto", "balanced", or a device for every module),
+            in place of `device` and `n_devices`.
 
     Returns:
         The model; `model.tokenizer` is its tokenizer. On the CPU and in the checkpoint's own dtype the weights of a
@@ -89,17 +96,31 @@ def load_model(
     Traceback (most recent call last):
     posneurons.errors.ModelError: backend 'nnsight': no such backend; expected one of hooked, bridge
     """
+    backend = default_backend() if backend is None else backend
     if backend not in get_args(Backend):
         raise ModelError(f"backend {backend!r}: no such backend; expected one of {', '.join(get_args(Backend))}")
     place, asked = checkpoints.pick_device(device), checkpoints.pick_dtype(dtype)
+    _check_devices(place, n_devices)
+    if device_map is not None and (backend == "hooked" or device is not None or n_devices != 1):
+        raise ModelError("device_map: only of backend='bridge', and without device and n_devices; leave it out")
     checkpoint = checkpoints.open_checkpoint(loading.official_name(name), revision)
+    if backend == "hooked":
+        hooked.lens(checkpoint.name)
     copies = 1 if checkpoint.is_llama or backend == "bridge" else 2
-    chosen = checkpoints.fit(checkpoint, place, asked, copies=copies)
-    model, n_parameters = loading.build(checkpoint, place, chosen, backend)
+    share = copies / n_devices if device_map is None else 0.0  # of what goes where by a map, nothing is known yet
+    chosen = checkpoints.fit(checkpoint, place, asked, copies=share)
+    model, n_parameters = loading.build(checkpoint, place, chosen, backend, n_devices=n_devices, device_map=device_map)
     model.posneurons_origin = _Origin(checkpoint, n_parameters)
     bos_id(model)
     check_neurons(model)
     return model
+
+
+def _check_devices(first: torch.device, n_devices: int) -> None:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    left = count - (first.index or 0) if first.type == "cuda" else 0
+    if n_devices != 1 and not 1 <= n_devices <= left:
+        raise ModelError(f"n_devices={n_devices}: {left} usable GPUs from {first} on; choose 1 to {max(1, left)}")
 
 
 def build_hooked(fields: dict[str, Any], weights: dict[str, Tensor], tokenizer: Any = None) -> Model:
@@ -108,7 +129,8 @@ def build_hooked(fields: dict[str, Any], weights: dict[str, Tensor], tokenizer: 
     Raises:
         ModelError: where a weight is missing, unknown or of another shape, or the model has no MLP neurons.
     """
-    model = loading.build_hooked(fields, weights, tokenizer)
+    with loading.quiet():
+        model = hooked.build_hooked(fields, weights, tokenizer)
     check_neurons(model)
     return model
 
@@ -124,7 +146,7 @@ def describe(model: Model) -> ModelInfo:
         revision=source.revision if source else None,
         config_sha256=source.config_sha256 if source else None,
         dtype=str(weight.dtype).removeprefix("torch."),
-        backend="bridge" if _is_bridge(model) else "hooked",
+        backend="bridge" if forward.is_bridge(model) else "hooked",
         device=str(weight.device),
         architecture=architecture,
         n_layers=cfg.n_layers,
@@ -169,60 +191,6 @@ def bos_id(model_or_tokenizer: Any) -> int:
     return int(tokenizer.bos_token_id)
 
 
-def _is_bridge(model: Model) -> bool:
-    return hasattr(model, "original_model")
-
-
-def residual(
-    model: Model,
-    tokens: Int[Tensor, "batch pos"],
-    hooks: Sequence[Hook] = (),
-    *,
-    start: tuple[int, Float[Tensor, "batch pos d_model"]] | None = None,
-) -> Float[Tensor, "batch pos d_model"]:
-    """The residual stream after the last block, with hooks at work; the unembedding is not computed.
-
-    Attention is causal and nothing is masked as padding, whatever the tokenizer says: pad on the right with any token,
-    and positions before the padding are as without it. Gradients flow where they are on.
-
-    Args:
-        model: what `load_model` gives.
-        tokens: ids with BOS at position 0.
-        hooks: called in order.
-        start: (layer, the residual before that layer): earlier layers are taken as given. On a HookedTransformer they
-            are not run; a TransformerBridge cannot skip them and gives the same result at full cost. Hooks must not
-            be on the layers that are skipped.
-
-    Raises:
-        KeyError: where a HookedTransformer has no hook of a name.
-    """
-    if _is_bridge(model):
-        return _bridge_residual(model, tokens, hooks, start)
-    last = model.cfg.n_layers
-    with model.hooks(fwd_hooks=list(hooks)):
-        layer, value = (None, tokens) if start is None else start
-        state: Tensor = model(value, start_at_layer=layer, stop_at_layer=last, padding_side="right")
-    return state
-
-
-def _bridge_residual(
-    model: Model, tokens: Tensor, hooks: Sequence[Hook], start: tuple[int, Tensor] | None
-) -> Float[Tensor, "batch pos d_model"]:
-    """The Bridge's own `stop_at_layer` runs the unembedding where it is the number of layers, so stop at the norm."""
-    from transformer_lens.model_bridge.exceptions import StopAtLayerException
-
-    def stop(value: Tensor, hook: Any) -> None:  # noqa: ARG001
-        raise StopAtLayerException(value)
-
-    wanted: list[Hook] = [*hooks, ("ln_final.hook_in", stop)]
-    if start is not None:
-        layer, given = start
-        wanted.insert(0, (f"blocks.{layer}.hook_in", lambda value, hook: given))  # noqa: ARG005
-    with model.hooks(fwd_hooks=wanted):
-        state: Tensor = model(tokens.to(model.cfg.device), use_cache=False)
-    return state
-
-
 def run_with_cache(
     model: Model, tokens: Int[Tensor, "batch pos"], names: Sequence[str]
 ) -> dict[str, Float[Tensor, "batch pos width"]]:
@@ -231,10 +199,11 @@ def run_with_cache(
     Raises:
         ModelError: where a name is no hook that was reached.
     """
-    if _is_bridge(model):
-        _, cache = model.run_with_cache(
-            tokens.to(model.cfg.device), names_filter=list(names), return_cache_object=False
-        )
+    if forward.is_bridge(model):
+        with model.hooks(fwd_hooks=[("ln_final.hook_in", _stop_a_bridge)]):
+            _, cache = model.run_with_cache(
+                tokens.to(model.cfg.device), names_filter=list(names), return_cache_object=False
+            )
         found = {
             name: cache.get(name, cache.get(model.hook_dict[name].name)) for name in names if name in model.hook_dict
         }
@@ -251,7 +220,14 @@ def run_with_cache(
         raise ModelError(
             f"{describe(model).name}: nothing at hook {missing[0]!r}; expected one such as {post_name(0)!r}"
         )
-    return {name: found[name] for name in names}
+    return {name: found[name].to(home(model)) for name in names}
+
+
+def _stop_a_bridge(value: Tensor, hook: Any) -> None:  # noqa: ARG001
+    """A hook before the final norm, so that `run_with_cache` of a TransformerBridge makes no logits."""
+    from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+    raise StopAtLayerException(value)
 
 
 def unembed(model: Model, rows: Float[Tensor, "row d_model"], *, normed: bool = False) -> Float[Tensor, "row vocab"]:
@@ -260,11 +236,11 @@ def unembed(model: Model, rows: Float[Tensor, "row d_model"], *, normed: bool = 
     A bfloat16 logit of 20 is off by up to 0.06, as much as a lesion may do; so the product is made in float32, with the
     vocabulary in chunks because its weights are converted.
     """
-    states = (rows if normed else model.ln_final(rows[None])[0]).float()
-    parts = [states @ part.float() for part in model.W_U.split(VOCABULARY_CHUNK, dim=1)]
-    logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    there = rows.to(model.W_U.device)
+    states = (there if normed else model.ln_final(there[None])[0]).float()
+    logits = float_product(states, model.W_U, columns=VOCABULARY_CHUNK)
     bias = model.b_U
-    return capped(model, logits if bias is None else logits + bias.float())
+    return capped(model, logits if bias is None else logits.add_(bias.float())).to(rows.device)
 
 
 def capped(model: Model, logits: Float[Tensor, "*row"]) -> Float[Tensor, "*row"]:
@@ -284,15 +260,13 @@ def cross_entropy(
         targets: the token that follows each.
         chunk: rows whose logits are in memory at once; 1024 rows of Llama 3's vocabulary take 0.5 GB.
     """
-    losses = [
-        _nats(unembed(model, part), wanted)
-        for part, wanted in zip(torch.split(rows, chunk), torch.split(targets.to(rows.device), chunk), strict=True)
-    ]
-    return torch.cat(losses)
+    there = model.W_U.device
+    parts = zip(torch.split(rows.to(there), chunk), torch.split(targets.to(there), chunk), strict=True)
+    return torch.cat([_nats(unembed(model, part), wanted) for part, wanted in parts]).to(rows.device)
 
 
 def _nats(logits: Float[Tensor, "row vocab"], targets: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-    return logits.logsumexp(-1) - logits.gather(-1, targets[:, None])[:, 0]
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
 
 @torch.no_grad()
@@ -335,8 +309,8 @@ def _named(function: Callable[..., None], name: str) -> Callable[[Tensor, Any], 
 def _check_logits(model: Model, tokens: Int[Tensor, "batch pos"], rows: Float[Tensor, "row d_model"]) -> None:
     """Some architectures do more to their logits than the parts say, such as scaling: see that this one does not."""
     targets = tokens[0]
-    whole = _nats(model(tokens, return_type="logits")[0].float(), targets)
-    parts = model.unembed(model.ln_final(rows[None]))[0].float()
+    whole = _nats(model(tokens, return_type="logits")[0].float().to(rows.device), targets)
+    parts = model.unembed(model.ln_final(rows[None].to(model.W_U.device)))[0].float().to(rows.device)
     off = (whole - _nats(capped(model, parts), targets)).abs().max().item()
     if not off <= SELF_CHECK_TOLERANCE:
         info = describe(model)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from posneurons.errors import NeuronError
-from posneurons.manifest import read_json
+from posneurons.files import read_json
 from posneurons.neurons import NeuronSet
+from posneurons.sentences import writable
 from posneurons.words import At
 
 GIVEN = "given"
@@ -32,8 +33,9 @@ def read_neurons(path: Path) -> dict[str, dict[str, NeuronSet]]:
         if not isinstance(tags, dict):
             raise NeuronError(f"{path}: {method}: expected tags with lists of names, found {type(tags).__name__}")
         for tag, names in tags.items():
-            if not isinstance(names, list) or not names:
-                raise NeuronError(f"{path}: {method}, {tag}: expected a list of neuron names, found {names!r}")
+            _check_text(path, method, tag)
+            if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
+                raise NeuronError(f"{path}: {method}, {tag}: expected a list of neuron names, found {names!r:.40}")
             try:
                 found.setdefault(method, {})[tag] = NeuronSet.parse(names)
             except NeuronError as error:
@@ -41,6 +43,13 @@ def read_neurons(path: Path) -> dict[str, dict[str, NeuronSet]]:
     if not any("@" not in method for method in found):
         raise NeuronError(f'{path}: found no neurons; expected {{"TAG": ["L12N3456", ...], ...}}')
     return found
+
+
+def _check_text(path: Path, *names: str) -> None:
+    """Raise NeuronError where a name is no text: JSON can hold halves of characters that no file can."""
+    for name in names:
+        if not writable(name):
+            raise NeuronError(f"{path}: the name {name!r:.40} holds half a character; expected text")
 
 
 def given_frame(keys: dict[str, dict[str, NeuronSet]], at: At) -> pd.DataFrame:

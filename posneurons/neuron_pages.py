@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from posneurons import neuron_html
-from posneurons.manifest import check_fields, damaged, read_json, write_whole
+from posneurons.files import check_fields, damaged, read_json, write_whole
+from posneurons.shapes import PAGE, check_shape
 from posneurons.words import At, Scope
 
 if TYPE_CHECKING:
@@ -245,9 +246,6 @@ class NeuronPage:
         return None if self.shown else f"<style>{PAGE_CSS}</style>\n{page_html(self)}"
 
 
-_AS_THEY_ARE = (
-    "layer", "neuron", "n_neurons", "model", "treebank", "at", "split", "effect_split", "ablation", "scope"
-)  # fmt: skip
 WHOLE = "what posneurons wrote"
 _FIELDS: dict[str, type] = {
     **dict.fromkeys(("layer", "neuron", "n_neurons"), int),
@@ -255,6 +253,7 @@ _FIELDS: dict[str, type] = {
     **dict.fromkeys(("tags", "words", "means", "edges", "counts", "contexts", "promoted", "suppressed"), list),
     **dict.fromkeys(("effects", "ranks", "of", "notes"), list),
 }
+_AS_THEY_ARE = tuple(name for name, kind in _FIELDS.items() if kind is not list)
 
 
 def page_html(page: NeuronPage, level: int = 3) -> Markup:
@@ -281,10 +280,14 @@ def read_pages(path: Path) -> list[NeuronPage]:
 def _check(content: Any, where: str) -> None:
     """Raise RunError where a field is missing, of another type, or of another length than its like."""
     check_fields(where, content, _FIELDS)
+    check_shape(where, content, PAGE)
     n_tags, n_bins = len(content["tags"]), len(content["edges"]) - 1
     for name in ("words", "means", "counts", "effects"):
         if len(content[name]) != n_tags:
             raise damaged(where, f"{len(content[name])} {name} of {n_tags} tags", "one for each tag")
+    for each in content["ranks"]:
+        if not len(each["ranks"]) == len(each["scores"]) == n_tags:
+            raise damaged(where, f"ranks by {each['method']!r:.40} not of {n_tags} tags", "one for each tag")
     for row in content["counts"]:
         if not isinstance(row, list) or len(row) != n_bins:
             raise damaged(where, f"counts of a tag are {row!r:.40}", f"a number for each of {n_bins} bins")

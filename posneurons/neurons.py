@@ -6,7 +6,6 @@ nothing of how it was found.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,11 +16,10 @@ from numpy import ndarray
 
 from posneurons.display import Shown
 from posneurons.errors import NeuronError
+from posneurons.words import NEURON
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-_NAME = re.compile(r"L([0-9]{1,9})N([0-9]{1,9})")  # nine digits fit into int64, and no model has more
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,10 +35,11 @@ class NeuronSet(Shown):
     units: Int[ndarray, " k"]
 
     def __post_init__(self) -> None:
-        pairs = set(zip(self.layers.tolist(), self.units.tolist(), strict=True))
-        if len(pairs) != len(self.layers):
-            twice = next(f"L{la}N{u}" for la, u in pairs if ((self.layers == la) & (self.units == u)).sum() > 1)
-            raise NeuronError(f"a set of neurons: {twice} is in it twice; name each neuron once")
+        seen: set[tuple[int, int]] = set()
+        for layer, unit in zip(self.layers.tolist(), self.units.tolist(), strict=True):
+            if (layer, unit) in seen:
+                raise NeuronError(f"a set of neurons: L{layer}N{unit} is in it twice; name each neuron once")
+            seen.add((layer, unit))
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -68,9 +67,9 @@ class NeuronSet(Shown):
         """A set from names such as `L12N3456`. Raises NeuronError at the first that is none, or that comes twice."""
         pairs = []
         for name in names:
-            match = _NAME.fullmatch(name) if isinstance(name, str) else None
+            match = NEURON.fullmatch(name) if isinstance(name, str) else None
             if match is None:
-                raise NeuronError(f"neuron {name!r}: expected a name such as 'L12N3456' (layer 12, unit 3456)")
+                raise NeuronError(f"neuron {name!r:.40}: expected a name such as 'L12N3456' (layer 12, unit 3456)")
             pairs.append((int(match[1]), int(match[2])))
         return cls.from_pairs(pairs)
 

@@ -1,6 +1,7 @@
 """Texts to tokens with the characters that each covers, white space not counted; and which tokens a word touches.
 
-This module knows no model and no treebank; it asks the tokenizer for offsets, for `bos_token_id` and for nothing else.
+This module knows no model and no treebank; it asks the tokenizer for offsets, for `bos_token_id` and, where nobody says
+how much is read at once, for `model_max_length`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from posneurons.errors import AlignmentError
 DEFAULT_CONTEXT = 2048
 """Positions of a row where neither the caller nor the tokenizer says how many the model reads."""
 
-
 _SANE_CONTEXT = 1_000_000
+"""What tokenizers say that have no limit is far beyond this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ Cache = Annotated[str | None, typer.Option(help="Folder for treebanks that are f
 Out = Annotated[Path, typer.Option(help="Run directory. The same command goes on where a stopped run left off.")]
 Backend = Annotated[str, typer.Option(help="hooked (HookedTransformer) or bridge (TransformerBridge).")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; a GPU if there is one, by default.")]
+Devices = Annotated[int, typer.Option(help="GPUs that share the layers of a model too large for one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; the checkpoint's own by default.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face model.")]
 Methods = Annotated[

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
 from numpy import ndarray
 
 from posneurons.errors import RunError
-from posneurons.theme import as_matrix, buttons, figure_of, heatmap, label, number, ordered
+from posneurons.theme import as_matrix, buttons, figure_of, heatmap, label, number, ordered, reach
 from posneurons.words import ALPHA
 
 Row = Mapping[Hashable, Any]
@@ -40,7 +39,7 @@ def overlap_matrix(frame: pd.DataFrame, tag_order: Sequence[str] | None = None) 
     frame = frame.assign(times=np.where(np.isfinite(times), times, np.nan))
     figure, tags = _pairs(frame, tag_order, "jaccard", "Jaccard index", _shared_mark, _shared_text)
     tables = {name: _matrix(frame, tags, name) for name in ("jaccard", "times")}
-    limits = {name: _largest(table) for name, table in tables.items()}
+    limits = {name: reach(table) for name, table in tables.items()}
     looks = [
         {"z": [tables["jaccard"]], "zmin": 0, "zmax": limits["jaccard"], "colorbar.title.text": "Jaccard index"},
         {"z": [tables["times"]], "zmin": -limits["times"], "zmax": limits["times"],
@@ -104,11 +103,6 @@ def _matrix(frame: pd.DataFrame, tags: Sequence[str], column: str, empty: object
     a, b = ([place[tag] for tag in frame[name]] for name in ("tag_a", "tag_b"))
     table[a, b] = table[b, a] = frame[column]
     return table
-
-
-def _largest(values: Float[ndarray, "tag tag"]) -> float:
-    found = np.abs(values[np.isfinite(values)])
-    return float(found.max()) or 1.0 if len(found) else 1.0
 
 
 def _dot(row: Row) -> str:

@@ -16,17 +16,19 @@ https://en.wikipedia.org/wiki/Partial_correlation#Using_linear_regression.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
 from posneurons import models
 from posneurons.activations import stream
 from posneurons.covariates import covariate_values
+from posneurons.distributed import shared
 from posneurons.records import Corpus, Scored
 from posneurons.words import At
 
@@ -72,12 +74,7 @@ def partial_correlation(
     words = corpus.readable(at)
     basis = np.zeros((len(corpus), 1 + len(names)))
     basis[words] = _basis(covariate_values(corpus, names, at)[words])
-    sums = _Sums(basis, corpus.word_tag, len(corpus.tags), models.describe(model))
-
-    def consume(layer: int, where: At, numbers: Tensor, values: Tensor) -> None:  # noqa: ARG001
-        sums.update(layer, numbers, values)
-
-    stream(model, corpus, consume, at=(at,), tokens=tokens, progress=progress)
+    sums = _summed(model, corpus, basis, at=at, tokens=tokens, progress=progress)
     tags = corpus.word_tag[words]
     count = np.bincount(tags, minlength=len(corpus.tags))
     known = np.zeros((len(count), basis.shape[1]))
@@ -86,7 +83,7 @@ def partial_correlation(
     left = whole - np.square(known[:, 1:]).sum(1)
     notes = {f"explained:{corpus.tags[tag]}": float(1 - left[tag] / whole[tag]) for tag in np.flatnonzero(whole)}
     left = np.where(left > EXPLAINED * whole, left, np.nan)
-    return Scored(sums.correlations(known, left, len(words)), count, notes)
+    return Scored(sums.correlations(known, left), count, notes)
 
 
 def _basis(covariates: Float[ndarray, "word covariate"]) -> Float[ndarray, "word basis"]:
@@ -103,51 +100,82 @@ def _basis(covariates: Float[ndarray, "word covariate"]) -> Float[ndarray, "word
     return np.concatenate([constant, found], axis=1)
 
 
+@dataclass(frozen=True)
 class _Sums:
-    """Sums over words, for every neuron: with each column of the basis, over each tag's words, and of squares.
+    """Sums over words for every neuron, float64: with each column of the basis, over each tag's words, and of squares.
 
-    Activations are taken from the mean of the layer's first batch, so that a large constant leaves room for digits.
+    Activations are taken from `shift`, so that a large constant leaves room for digits. `weights` are the sums of what
+    activations are multiplied with, of which the first is a constant.
     """
 
-    def __init__(
-        self, basis: Float[ndarray, "word basis"], tags: Int[ndarray, " word"], n_tags: int, info: models.ModelInfo
-    ) -> None:
-        # Apple's GPUs have no float64: there the sums are taken on the CPU.
-        self._device = torch.device("cpu") if torch.device(info.device).type == "mps" else torch.device(info.device)
-        self._basis, self._tags = torch.from_numpy(basis).to(self._device), torch.from_numpy(tags).to(self._device)
-        self._n_tags = n_tags
-        self._shift: list[Tensor | None] = [None] * info.n_layers
-        shape = (info.n_layers, basis.shape[1] + n_tags, info.d_mlp)
-        self._sums = torch.zeros(shape, dtype=torch.float64, device=self._device)
-        self._squares = torch.zeros(info.n_layers, info.d_mlp, dtype=torch.float64, device=self._device)
+    words: int
+    weights: Float[ndarray, " column"]
+    shift: Float[ndarray, "layer neuron"]
+    sums: Float[ndarray, "layer column neuron"]
+    squares: Float[ndarray, "layer neuron"]
 
-    def update(self, layer: int, numbers: Int[Tensor, " word"], values: Float[Tensor, "word neuron"]) -> None:
-        """Add the activations of one batch of words, by their numbers, in one layer."""
-        if not len(numbers):
-            return
-        numbers, plain = numbers.to(self._device), values.to(self._device).double()
-        shift = self._shift[layer]
-        if shift is None:
-            shift = self._shift[layer] = plain.mean(0)
-        centred = plain - shift
-        mine = torch.nn.functional.one_hot(self._tags[numbers], self._n_tags)
-        self._sums[layer].addmm_(torch.cat([self._basis[numbers], mine], dim=1).T, centred)
-        self._squares[layer] += centred.square_().sum(0)
+    def merged(self, other: _Sums) -> _Sums:
+        """The sums over the words of both, taken from the shift of the first that has any."""
+        if not (self.words and other.words):
+            return self if self.words else other
+        moved = other.shift - self.shift
+        total = other.sums[:, 0] * (other.words / other.weights[0])
+        return _Sums(
+            words=self.words + other.words,
+            weights=self.weights + other.weights,
+            shift=self.shift,
+            sums=self.sums + other.sums + moved[:, None] * other.weights[:, None],
+            squares=self.squares + other.squares + 2 * moved * total + other.words * np.square(moved),
+        )
 
     def correlations(
-        self, known: Float[ndarray, "tag basis"], left: Float[ndarray, " tag"], n: int
+        self, known: Float[ndarray, "tag basis"], left: Float[ndarray, " tag"]
     ) -> Float[ndarray, "tag layer neuron"]:
         """The partial correlations, from each tag's products with the basis and what that leaves of its square."""
-        sums, squares = self._sums.cpu().numpy(), self._squares.cpu().numpy()
-        scores = np.full((len(known), *squares.shape), np.nan)
-        for layer, shift in enumerate(self._shift):
-            if shift is None:
+        scores = np.full((len(known), *self.squares.shape), np.nan)
+        for layer, (shift, sums, squares) in enumerate(zip(self.shift, self.sums, self.squares, strict=True)):
+            if not self.words:
                 continue
-            inside, mine = np.split(sums[layer], [known.shape[1]])
-            rest = squares[layer] - np.square(inside).sum(0)
-            mean = shift.cpu().numpy() + inside[0] / np.sqrt(n)
-            noise = n * np.square(_ROUNDING * mean) + EXPLAINED * squares[layer]
+            inside, mine = np.split(sums, [known.shape[1]])
+            rest = squares - np.square(inside).sum(0)
+            mean = shift + inside[0] / np.sqrt(self.words)
+            noise = self.words * np.square(_ROUNDING * mean) + EXPLAINED * squares
             with np.errstate(invalid="ignore", divide="ignore"):
                 found = (mine - known @ inside) / np.sqrt(left[:, None] * rest)
             scores[:, layer] = np.where(rest > noise, found.clip(-1, 1), np.nan)
         return scores
+
+
+@shared(_Sums.merged)
+def _summed(
+    model: Any, corpus: Corpus, basis: Float[ndarray, "word basis"], *, at: At, tokens: int, progress: bool
+) -> _Sums:
+    """The sums over the words of a corpus, taken from the mean of each layer's first batch."""
+    info = models.describe(model)
+    # Apple's GPUs have no float64: there the sums are taken on the CPU.
+    device = torch.device("cpu") if torch.device(info.device).type == "mps" else torch.device(info.device)
+    onehot = np.eye(len(corpus.tags))[corpus.word_tag]
+    columns = torch.from_numpy(np.concatenate([basis, onehot], axis=1)).to(device)
+    shift, squares = torch.zeros(2, info.n_layers, info.d_mlp, dtype=torch.float64, device=device)
+    sums = torch.zeros(info.n_layers, columns.shape[1], info.d_mlp, dtype=torch.float64, device=device)
+    seen = torch.zeros(info.n_layers, len(corpus), dtype=torch.bool, device=device)
+
+    def consume(layer: int, where: At, numbers: Tensor, values: Tensor) -> None:  # noqa: ARG001
+        if not len(numbers):
+            return
+        numbers, plain = numbers.to(device), values.to(device).double()
+        if not seen[layer].any():
+            shift[layer] = plain.mean(0)
+        seen[layer, numbers] = True
+        centred = plain - shift[layer]
+        sums[layer].addmm_(columns[numbers].T, centred)
+        squares[layer] += centred.square_().sum(0)
+
+    stream(model, corpus, consume, at=(at,), tokens=tokens, progress=progress)
+    return _Sums(
+        words=int(seen[0].sum()),
+        weights=columns[seen[0]].sum(0).cpu().numpy(),
+        shift=shift.cpu().numpy(),
+        sums=sums.cpu().numpy(),
+        squares=squares.cpu().numpy(),
+    )

@@ -11,15 +11,23 @@ from jaxtyping import Bool
 from numpy import ndarray
 from torch import Tensor
 
-from posneurons import models
+from posneurons import histograms, memory, models, statistics
 from posneurons.activations import BATCH_TOKENS, stream
+from posneurons.distributed import shared
 from posneurons.errors import ModelError, PosNeuronsError
-from posneurons.histograms import HistogramAccumulator, equal_mass_edges
+from posneurons.histograms import HistogramAccumulator, equal_mass_edges, size
 from posneurons.records import Corpus, TagHistograms, TagMoments
 from posneurons.statistics import MomentAccumulator
 from posneurons.words import At
 
+AllMoments = dict[At, TagMoments]
 
+
+def _all_moments(a: AllMoments, b: AllMoments) -> AllMoments:
+    return {at: statistics.merge(a[at], b[at]) for at in a}
+
+
+@shared(_all_moments)
 def tag_moments(
     model: Any, corpus: Corpus, *, at: Sequence[At] = ("predict",), tokens: int = BATCH_TOKENS, progress: bool = False
 ) -> dict[At, TagMoments]:
@@ -46,6 +54,7 @@ def tag_moments(
     return {each: accumulator.finalise(corpus.tags, each) for each, accumulator in state.items()}
 
 
+@shared(_all_moments)
 def gate_moments(
     model: Any, corpus: Corpus, *, at: Sequence[At] = ("predict",), tokens: int = BATCH_TOKENS, progress: bool = False
 ) -> dict[At, TagMoments]:
@@ -111,7 +120,8 @@ def tag_histograms(
     """Histograms of every neuron per tag, at one or more positions, in one pass over all of `corpus`.
 
     The first few rows, drawn at random, give each neuron its own edges, between bins of about equal mass. Their values
-    are held until then, in the model's dtype: pilot x neurons of each position.
+    are held until then, on the CPU, in the model's dtype: pilot x neurons of each position. The counts live on the
+    model's device where they fit, else on the CPU.
 
     Args:
         model: what `load_model` gives.
@@ -128,14 +138,33 @@ def tag_histograms(
         AlignmentError: where the corpus does not fit the model.
     """
     first = _pilot_rows(corpus, at, pilot, seed)
-    state = _begin(model, corpus.select(first), at, bins, tokens=tokens, progress=progress)
-    rest = corpus.select(~first)
-    tags = torch.from_numpy(rest.word_tag).to(models.describe(model).device)
+    begun = _begin(model, corpus.select(first), at, bins, tokens=tokens, progress=progress)
+    edges = {each: found.edges for each, found in begun.items()}
+    counted = _counted(model, corpus.select(~first), edges, tokens=tokens, progress=progress)
+    return {each: histograms.merge(begun.pop(each), counted.pop(each)) for each in at}  # gigabytes: one at a time
+
+
+AllHistograms = dict[At, TagHistograms]
+
+
+def _all_histograms(a: AllHistograms, b: AllHistograms) -> AllHistograms:
+    return {at: histograms.merge(a[at], b[at]) for at in a}
+
+
+@shared(_all_histograms)
+def _counted(model: Any, corpus: Corpus, edges: dict[At, ndarray], *, tokens: int, progress: bool) -> AllHistograms:
+    """Histograms of a corpus between given edges."""
+    info, at = models.describe(model), tuple(edges)
+    state = {}
+    for each in at:
+        home = _home(info, len(corpus.tags), edges[each].shape[2] + 1, 0)
+        state[each] = HistogramAccumulator(len(corpus.tags), torch.from_numpy(edges[each]).to(home))
+    tags = torch.from_numpy(corpus.word_tag).to(info.device)
 
     def consume(layer: int, where: At, words: Tensor, values: Tensor) -> None:
         state[where].update(layer, tags[words], values)
 
-    stream(model, rest, consume, at=at, tokens=tokens, progress=progress)
+    stream(model, corpus, consume, at=at, tokens=tokens, progress=progress)
     return {each: accumulator.finalise(corpus.tags, each) for each, accumulator in state.items()}
 
 
@@ -151,26 +180,35 @@ def _pilot_rows(corpus: Corpus, at: Sequence[At], pilot: int, seed: int) -> Bool
     return np.isin(np.arange(corpus.n_rows), order[:enough])
 
 
-def _begin(
-    model: Any, corpus: Corpus, at: Sequence[At], bins: int, *, tokens: int, progress: bool
-) -> dict[At, HistogramAccumulator]:
+def _begin(model: Any, corpus: Corpus, at: Sequence[At], bins: int, *, tokens: int, progress: bool) -> AllHistograms:
     """Histograms of a small corpus, with edges from all its words."""
     info = models.describe(model)
-    # Apple's GPUs lack some of what the edges need, so there they and the counts live on the CPU.
-    home = "cpu" if torch.device(info.device).type == "mps" else info.device
-    tags = torch.from_numpy(corpus.word_tag).to(home)
-    none = tags[:0], torch.empty(0, info.d_mlp, device=home)
+    tags = torch.from_numpy(corpus.word_tag)
+    none = tags[:0], torch.empty(0, info.d_mlp)
     kept: dict[At, list[list[tuple[Tensor, Tensor]]]] = {each: [[] for _ in range(info.n_layers)] for each in at}
 
     def keep(layer: int, where: At, words: Tensor, values: Tensor) -> None:
-        kept[where][layer].append((tags[words.to(home)], values.to(home)))
+        kept[where][layer].append((tags[words.cpu()], values.cpu()))
 
     stream(model, corpus, keep, at=at, tokens=tokens, progress=progress)
-    state = {}
+    found = {}
     for each, layers in kept.items():
-        edges = [equal_mass_edges(torch.cat([values for _, values in layer or [none]]), bins) for layer in layers]
-        state[each] = HistogramAccumulator(len(corpus.tags), torch.stack(edges))
+        home = _home(info, len(corpus.tags), bins, sum(len(words) for words, _ in layers[0]))
+        values = (torch.cat([part for _, part in layer or [none]]) for layer in layers)
+        edges = [equal_mass_edges(part.to(home), bins) for part in values]
+        state = HistogramAccumulator(len(corpus.tags), torch.stack(edges))
         for number, layer in enumerate(layers):
             for part in layer:
-                state[each].update(number, *part)
-    return state
+                state.update(number, *part)
+        found[each] = state.finalise(corpus.tags, each)
+    return found
+
+
+def _home(info: models.ModelInfo, n_tags: int, bins: int, words: int) -> str:
+    """Where the counts of a position live: on the CPU where a device has no room, or, as Apple's, lacks what they need.
+
+    Finding the edges of a layer from so many words takes 24 bytes for each of its values.
+    """
+    wanted = size(n_tags, info.n_layers * info.d_mlp, bins) + 24 * words * info.d_mlp
+    room = memory.SHARE * memory.free_bytes(info.device)
+    return "cpu" if torch.device(info.device).type == "mps" or wanted > room else info.device

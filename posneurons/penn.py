@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from lzma import LZMAError
 from os import PathLike
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -59,6 +60,7 @@ _UD = {".": "PUNCT", "CONJ": "CCONJ", "PRT": "PART"}
 _PRINTED = {"-LRB-": "(", "-RRB-": ")", "-LCB-": "{", "-RCB-": "}", "-LSB-": "[", "-RSB-": "]", "``": '"', "''": '"'}
 _TWICE = frozenset(";?!:(),")
 _NO_WORD = "-NONE-"
+_LARGEST = 1 << 28
 _PIECE = re.compile(r"\(\s*([^\s()]+)\s+([^\s()]+)\s*\)|[()]|[^\s()]+")
 _BANNER = re.compile(r"^\*x\*.*$", re.MULTILINE)
 
@@ -243,7 +245,7 @@ def _files(path: Path, wanted: re.Pattern[str], expected: str) -> tuple[list[_Fi
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise TreebankError(f"{place}:{line}: not UTF-8 ({error.reason}); expected plain text") from None
-    except (BadZipFile, zlib.error, RuntimeError) as error:
+    except (BadZipFile, EOFError, LZMAError, zlib.error, RuntimeError, ValueError) as error:
         raise TreebankError(f"{path}: not a zip file, or a damaged one ({error}); fetch it again") from None
     except OSError as error:
         raise TreebankError(f"{path}: cannot be read ({error.strerror}); expected a folder or zip with it") from None
@@ -258,19 +260,22 @@ def _contents(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]
         for found in sorted(file for file in path.rglob("*") if wanted.fullmatch(file.name) and file.is_file()):
             yield found.as_posix(), found.read_bytes()
         return
+    room = _LARGEST
     with ZipFile(path) as archive:
         for name in sorted(name for name in archive.namelist() if wanted.fullmatch(name.rpartition("/")[2])):
-            yield f"{path.as_posix()}/{name}", archive.read(name)
+            with archive.open(name) as file:
+                content = file.read(room + 1)
+            if (room := room - len(content)) < 0:
+                raise TreebankError(f"{path}: more than {_LARGEST >> 20} MiB are in it; unpack it and give the folder")
+            yield f"{path.as_posix()}/{name}", content
 
 
 def _check_names(files: Sequence[_File]) -> None:
     """Raises TreebankError where two files have one name: the same text twice would stand on both sides of a split."""
     first: dict[str, str] = {}
     for file in files:
-        if first.setdefault(file.stem, file.place) != file.place:
-            raise TreebankError(
-                f"{file.place}: a second file of that name, after {first[file.stem]}; expected each once"
-            )
+        if (other := first.setdefault(file.stem, file.place)) != file.place:
+            raise TreebankError(f"{file.place}: a second file of that name, after {other}; expected each once")
 
 
 def _splits(stems: Sequence[str]) -> list[str]:
@@ -320,7 +325,8 @@ def _lines(file: _File) -> Iterator[tuple[list[Tagged], str]]:
         words = [piece.rpartition("/") for piece in line.split()]
         for word, _, tag in words:
             if not word or not tag:
-                raise TreebankError(f"{file.place}:{number}: {word + tag!r}: expected a word, / and a tag, as Rain/nn")
+                where = f"{file.place}:{number}"
+                raise TreebankError(f"{where}: {word + tag!r:.40}: expected a word, / and a tag, as Rain/nn")
         if words:
             yield [(word, tag.upper()) for word, _, tag in words], " " if following.strip() else PARAGRAPH
 

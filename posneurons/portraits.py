@@ -30,10 +30,11 @@ from posneurons.neuron_pages import NAN, Effect, NeuronPage, Reason, Standing
 from posneurons.neurons import NeuronSet
 from posneurons.profiles import profiles, rounded
 from posneurons.records import Corpus, Ranking
-from posneurons.significance import bootstrap_interval, cluster_sums
+from posneurons.significance import bootstrap_interval, cluster_counts, cluster_sums
 from posneurons.token_texts import TokenTexts
-from posneurons.weights import check_writes, final_norm, output_weights, vocabulary
+from posneurons.weights import final_norm, output_weights, vocabulary
 from posneurons.words import At, Scope
+from posneurons.writing import check_writes
 
 DRAWS = 1000
 """Resamples of clusters behind an interval."""
@@ -200,7 +201,7 @@ def _effects(
     cells, many = corpus.word_tag[losses.words], documents_will_do(corpus)
     clusters = (corpus.row_document[corpus.word_row] if many else corpus.word_sentence)[losses.words]
     _, clusters = np.unique(clusters, return_inverse=True)
-    counts = cluster_sums(np.ones((1, len(cells))), cells, clusters, n_tags)[:, 0]
+    counts = cluster_counts(cells, clusters, n_tags)
     single = (counts > 0).sum(0) < 2
     found = []
     for start in range(0, len(conditions), _CONDITIONS):

@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from posneurons.errors import TreebankError
-from posneurons.sentences import UNTAGGED, Sentence, Treebank, Word
+from posneurons.sentences import UNTAGGED, Sentence, Treebank, Word, writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,8 +81,8 @@ def from_lists(
     >>> [(word.form, word.tag, word.start, word.end) for word in bank.sentences[0].words]
     [('Dogs', 'NOUN', 0, 4), ('bark', 'VERB', 5, 9)]
     """
-    sentences, labels = list(words), list(tags)
-    splits = [split] * len(sentences) if isinstance(split, str) else list(split)
+    sentences, labels = _listed(name, "words", words), _listed(name, "tags", tags)
+    splits = [split] * len(sentences) if isinstance(split, str) else _listed(name, "split", split)
     units = [str(n + 1) for n in range(len(sentences))] if documents is None else list(documents)
     for what, count in (("tags", len(labels)), ("split", len(splits)), ("documents", len(units))):
         if count != len(sentences):
@@ -275,6 +275,13 @@ def _treebank(name: str, tagset: str, given: Iterable[_Given], join: Join, marke
     return Treebank(name, tagset, sentences, digest.hexdigest(), marked)
 
 
+def _listed(name: str, what: str, value: Any) -> list[Any]:
+    """What was given for all sentences, as a list. Raises TreebankError where it is no list."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TreebankError(f"{name}: {value!r:.40} for {what}; expected a list with an entry for every sentence")
+    return list(value)
+
+
 def _joiner(join: Join) -> tuple[Callable[[Sequence[str]], str], str]:
     """From words to a text, and what stands between two texts."""
     if callable(join):
@@ -311,19 +318,18 @@ def _checked(name: str, given: _Given) -> tuple[list[str], list[str]]:
     where = f"{name}: {given.place}"
     for what, value in (("words", given.words), ("tags", given.tags)):
         if isinstance(value, str) or not isinstance(value, Iterable):
-            raise TreebankError(f"{where}: {value!r} for its {what}; expected a list of {what} for every sentence")
+            raise TreebankError(f"{where}: {value!r:.40} for its {what}; expected a list of {what} for every sentence")
     words, tags = list(given.words), list(given.tags)
     if not words or len(words) != len(tags):
         raise TreebankError(
             f"{where}: {len(words)} words and {len(tags)} tags; expected a tag for every word, and a word"
         )
     for n, (word, tag) in enumerate(zip(words, tags, strict=True)):
-        if not isinstance(word, str) or not word or word != word.strip():
-            raise TreebankError(f"{name}: {given.at(n)}: {word!r}; expected a word, without white space at its ends")
-        if not isinstance(tag, str) or not tag.strip():
-            raise TreebankError(
-                f"{name}: {given.at(n)}: tag {tag!r}; expected its name, {UNTAGGED!r} where there is none"
-            )
+        where = f"{name}: {given.at(n)}"
+        if not isinstance(word, str) or not word or word != word.strip() or not writable(word):
+            raise TreebankError(f"{where}: {word!r:.40}; expected a word, without white space at its ends")
+        if not isinstance(tag, str) or not tag.strip() or not writable(tag):
+            raise TreebankError(f"{where}: tag {tag!r:.40}; expected its name, {UNTAGGED!r} where there is none")
     return words, tags
 
 

@@ -116,10 +116,10 @@ def net_weights(
     return weights, iterations
 
 
-def _steepest(values: Float[Tensor, "word neuron"], rounds: int = 30) -> float:
+def _steepest(values: Float[Tensor, "word neuron"]) -> float:
     """Largest eigenvalue of the mean outer product of the words, with a constant beside the neurons; a bit above it."""
     direction = values.square().mean(0)
-    for _ in range(rounds):
+    for _ in range(30):
         direction = torch.nn.functional.normalize(values.T @ (values @ direction), dim=0)
     return max(1.0, 1.05 * float((values @ direction).square().mean()))
 
@@ -273,7 +273,7 @@ def _read(
     moments = passes.tag_moments(model, corpus, at=(at,), tokens=tokens, progress=progress)[at]
     scores = ranking.correlation(moments)
     table = Ranking(method, at, corpus.tags, scores, moments.count)
-    best = {number: table.order(tag)[:shortlist] for number, tag in enumerate(corpus.tags)}
+    best = {number: table.first(tag, shortlist) for number, tag in enumerate(corpus.tags)}
     flat = np.array(list(dict.fromkeys(np.concatenate(list(best.values())).tolist())), dtype=np.int64)
     if not len(flat):
         raise PosNeuronsError(f"{corpus.name}: no neuron correlates with a tag at {at!r}; give words of two tags")

@@ -98,9 +98,16 @@ def _side(
     kept = min(len(acts.word), limit or len(acts.word))
     chosen = np.sort(rng.choice(len(acts.word), kept, replace=False))
     word = acts.word[chosen]
-    before = corpus.tokens[corpus.row_bounds[corpus.word_row[word]] + corpus.word_first[word] - 2]
     forms = corpus.word_form[word]
-    return _Side(acts.values[chosen], corpus.word_tag[word], forms, before if at == "predict" else forms)
+    read = corpus.tokens_at(word, corpus.word_first[word] - 1) if at == "predict" else forms
+    return _Side(acts.values[chosen], corpus.word_tag[word], forms, read)
+
+
+def _random_like(neurons: NeuronSet, model: Any, rng: np.random.Generator) -> NeuronSet:
+    """As many random neurons of the same layers; those of the set may be among them."""
+    info = models.describe(model)
+    nothing = NeuronSet.from_pairs([])
+    return neurons.matched_random(1, rng, n_layers=info.n_layers, n_units=info.d_mlp, exclude=nothing)[0]
 
 
 def fit_probe(
@@ -140,39 +147,35 @@ def fit_probe(
     if probe not in CLASSIFIERS:
         raise PosNeuronsError(f"fit_probe: probe={probe!r}; expected one of {', '.join(CLASSIFIERS)}")
     first, *rest = keys.values()
-    neurons = first.union(*rest)
-    info = models.describe(model)
-    rng = np.random.default_rng(seed)
-    nothing = NeuronSet.from_pairs([])
-    random = neurons.matched_random(1, rng, n_layers=info.n_layers, n_units=info.d_mlp, exclude=nothing)[0]
+    neurons, rng = first.union(*rest), np.random.default_rng(seed)
+    random = _random_like(neurons, model, rng)
     both = neurons.union(random)
     place = {name: number for number, name in enumerate(both.names)}
     key, chance = ([place[name] for name in each.names] for each in (neurons, random))
-
-    everything = corpus.split("train")
     how = {"tokens": tokens, "progress": progress}
+    everything = corpus.split("train")
     train = _side(model, everything, both, at, max_words, rng, **how)
     test = _side(model, corpus.split("test"), both, at, None, rng, **how)
-
-    bar = tqdm(total=4 if at == "predict" else 3, desc=f"{probe} probes", unit="probe", disable=not progress)
-
-    def probed(columns: list[int], tags: ndarray, true: ndarray) -> Scores:
-        found = judge(true, CLASSIFIERS[probe](train.values[:, columns], tags, test.values[:, columns]), corpus.tags)
-        bar.update()
-        return found
-
-    words = everything.readable(at)
-    forms, tags = everything.word_form[words], everything.word_tag[words]
-    baselines = {
-        "random_neurons": probed(chance, train.tags, test.tags),
-        "most_frequent_tag": judge(test.tags, most_frequent_tag(forms, tags, test.forms), corpus.tags),
-        "majority": judge(test.tags, majority(tags, len(test.tags)), corpus.tags),
-        "control_task": probed(key, *control_tags(train.read, train.tags, test.read, rng)),
+    tasks = {
+        "random_neurons": (chance, train.tags, test.tags),
+        "control_task": (key, *control_tags(train.read, train.tags, test.read, rng)),
+        "probe": (key, train.tags, test.tags),
     }
     if at == "predict":
-        baselines["control_task_next_word"] = probed(key, *control_tags(train.forms, train.tags, test.forms, rng))
-    scores = probed(key, train.tags, test.tags)
-    bar.close()
+        tasks["control_task_next_word"] = (key, *control_tags(train.forms, train.tags, test.forms, rng))
+    found = {
+        name: judge(true, CLASSIFIERS[probe](train.values[:, columns], tags, test.values[:, columns]), corpus.tags)
+        for name, (columns, tags, true) in tqdm(
+            tasks.items(), desc=f"{probe} probes", unit="probe", disable=not progress
+        )
+    }
+    scores = found.pop("probe")
+    words = everything.readable(at)
+    forms, tags = everything.word_form[words], everything.word_tag[words]
+    counted = {
+        "most_frequent_tag": judge(test.tags, most_frequent_tag(forms, tags, test.forms), corpus.tags),
+        "majority": judge(test.tags, majority(tags, len(test.tags)), corpus.tags),
+    }
     return ProbeResult(
         method=method,
         at=at,
@@ -181,7 +184,7 @@ def fit_probe(
         train_words=len(train.tags),
         test_words=len(test.tags),
         scores=scores,
-        baselines=baselines,
+        baselines={"random_neurons": found.pop("random_neurons"), **counted, **found},
         probe=probe,
     )
 
@@ -248,15 +251,15 @@ def cross(
 
     if not rankings or not ks:
         raise NeuronError("cross: found no ranking or no k; expected at least one of each, such as ks=(10, 50)")
-    info, rng, nothing = models.describe(model), np.random.default_rng(seed), NeuronSet.from_pairs([])
+    rng = np.random.default_rng(seed)
     sets: list[tuple[Ranking, int, str, NeuronSet]] = []
     for ranking in rankings:
         for k in ks:
             top = pick(ranking, k)
-            random = top.matched_random(1, rng, n_layers=info.n_layers, n_units=info.d_mlp, exclude=nothing)[0]
+            random = _random_like(top, model, rng)
             bottom = pick(ranking, k, best=False)
             sets += [(ranking, k, "top", top), (ranking, k, "random", random), (ranking, k, "bottom", bottom)]
-    everyone = nothing.union(*(neurons for *_, neurons in sets))
+    everyone = NeuronSet.from_pairs([]).union(*(neurons for *_, neurons in sets))
     train = _side(model, corpus.split("train"), everyone, at, max_words, rng, tokens=tokens, progress=progress)
     test = _side(model, corpus.split("test"), everyone, at, None, rng, tokens=tokens, progress=progress)
     control = control_tags(train.read, train.tags, test.read, rng)

@@ -18,8 +18,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from posneurons import models
-from posneurons.activations import BATCH_TOKENS, batches, check_fits, stream
+from posneurons.activations import BATCH_TOKENS, batches, cache_activations, check_fits
 from posneurons.errors import AlignmentError, NeuronError
+from posneurons.memory import limit
 from posneurons.neuron_pages import Excerpt, Side
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
@@ -100,7 +101,7 @@ def profiles(
     texts = TokenTexts(model.tokenizer)
     found: list[Profile] = []
     for part in _blocks(neurons, max(1, _VALUES // len(words))):
-        values = _values(model, corpus, words, part, at, tokens, progress)
+        values = _values(model, corpus, part, at, tokens, progress)
         found += _described(model, corpus, part, words, values, at, contexts, texts, tokens)
     return found
 
@@ -111,21 +112,11 @@ def _blocks(neurons: NeuronSet, size: int) -> Iterator[NeuronSet]:
 
 
 def _values(
-    model: Any, corpus: Corpus, words: ndarray, neurons: NeuronSet, at: At, tokens: int, progress: bool
+    model: Any, corpus: Corpus, neurons: NeuronSet, at: At, tokens: int, progress: bool
 ) -> Float[ndarray, "k word"]:
     """Activations at the words that are read, float32."""
-    slot = np.zeros(len(corpus), dtype=np.int64)
-    slot[words] = np.arange(len(words))
-    values = np.empty((len(neurons), len(words)), dtype=np.float32)
-    columns = {layer: np.flatnonzero(neurons.layers == layer) for layer in neurons.by_layer()}
-    units = {layer: torch.from_numpy(each) for layer, each in neurons.by_layer().items()}
-
-    def take(layer: int, where: At, seen: Tensor, acts: Tensor) -> None:  # noqa: ARG001
-        if layer in units:
-            mine = acts.index_select(1, units[layer].to(acts.device)).float().cpu().numpy()
-            values[np.ix_(columns[layer], slot[seen.cpu().numpy()])] = mine.T
-
-    stream(model, corpus, take, at=(at,), tokens=tokens, progress=progress)
+    found = cache_activations(model, corpus, neurons, at=at, tokens=tokens, progress=progress)
+    values = np.ascontiguousarray(found.values.T)
     for name, row in zip(neurons.names, values, strict=True):
         if not np.isfinite(row).all():
             raise NeuronError(
@@ -240,7 +231,7 @@ def _excerpts(
     device = models.describe(model).device
     units = {layer: torch.from_numpy(each).to(device) for layer, each in neurons.by_layer().items()}
     column = {layer: {int(unit): i for i, unit in enumerate(each)} for layer, each in neurons.by_layer().items()}
-    for batch in batches(part, device, tokens):
+    for batch in batches(part, device, tokens, limit=limit(model, "kept", part.row_bounds)):
         held: dict[int, Tensor] = {}
         with torch.no_grad():
             hooks = [(models.post_name(layer), keep(held, layer, each)) for layer, each in units.items()]

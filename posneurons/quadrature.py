@@ -64,6 +64,15 @@ class Completeness:
         self.missed[layer] = self.missed.get(layer, 0.0) + missed
         self.wanted[layer] = self.wanted.get(layer, 0.0) + wanted
 
+    def merged(self, other: Completeness) -> Completeness:
+        """Both, of the words of both, with the more nodes of each layer."""
+        both = Completeness(dict(self.missed), dict(self.wanted), dict(self.steps), self.words + other.words)
+        for layer, wanted in other.wanted.items():
+            both.add(layer, other.missed[layer], wanted)
+        for layer, steps in other.steps.items():
+            both.steps[layer] = max(steps, both.steps.get(layer, 0))
+        return both
+
     def error(self) -> float:
         """Mean absolute miss over mean absolute difference, of the worst layer; NaN where nothing was seen."""
         ratios = [self.missed[layer] / self.wanted[layer] for layer in self.wanted if self.wanted[layer] > 0]

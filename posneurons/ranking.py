@@ -305,7 +305,7 @@ def shortlist(moments: TagMoments, n: int) -> NeuronSet:
     ranking = rank_moments(moments)
     n_units = moments.mean.shape[2]
     return NeuronSet.from_flat(np.empty(0, dtype=np.int64), n_units).union(
-        *(NeuronSet.from_flat(ranking.order(tag)[:n], n_units) for tag in moments.tags)
+        *(NeuronSet.from_flat(ranking.first(tag, n), n_units) for tag in moments.tags)
     )
 
 

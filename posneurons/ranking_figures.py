@@ -16,12 +16,14 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from posneurons.errors import NeuronError
-from posneurons.theme import LIGHT, buttons, figure_of, heatmap, label, number
+from posneurons.theme import LIGHT, buttons, figure_of, heatmap, label, layer_step, number, reach, with_layers
 
 SHARES = {0.5: "median", 0.95: "95 % below", 0.999: "99.9 % below"}
 """Quantiles of a layer's scores that are drawn."""
 MOST = 300
 """Flagged neurons of one kind that are drawn at most, the furthest ones."""
+NAMED = 12
+"""Neurons of a layer that are named at most."""
 
 
 def best_by_layer(
@@ -61,19 +63,18 @@ def best_by_layer(
             )
     shown = np.where(counts > 0, np.nan_to_num(counts).astype(int).astype(str), "").astype(object)
     trace = heatmap(counts, tags, list(range(n_layers)), hover, shown, "neurons")
-    most = float(np.nanmax(counts)) if np.isfinite(counts).any() else 1.0
     peaks = peaks - neutral  # colours are centred on what says nothing
-    reach = float(np.nanmax(np.abs(peaks))) if np.isfinite(peaks).any() else 1.0
-    trace.update(zmin=0, zmax=most or 1.0)
+    most, furthest = reach(counts), reach(peaks)
+    trace.update(zmin=0, zmax=most)
     k = max((len(each) for each in best.values()), default=0)
     looks = [
-        {"z": [counts], "text": [shown], "zmin": 0, "zmax": most or 1.0, "colorbar.title.text": "neurons"},
-        {"z": [peaks], "text": [np.full(shown.shape, "")], "zmin": -reach, "zmax": reach or 1.0,
+        {"z": [counts], "text": [shown], "zmin": 0, "zmax": most, "colorbar.title.text": "neurons"},
+        {"z": [peaks], "text": [np.full(shown.shape, "")], "zmin": -furthest, "zmax": furthest,
          "colorbar.title.text": f"score − {neutral:g}" if neutral else "score"},
     ]  # fmt: skip
     figure = figure_of(trace, height=190 + max(14, 20 - n_layers // 8) * n_layers, x="tag", y="layer")
     figure.update_layout(updatemenus=[buttons([f"best {k} by layer", "best score of the layer"], looks)])
-    return figure.update_layout(yaxis=_layers(n_layers), margin={"t": 64})
+    return with_layers(figure.update_layout(margin={"t": 64}), n_layers)
 
 
 def best_of_tag(
@@ -117,7 +118,7 @@ def best_of_tag(
         xaxis2={
             "anchor": "y2",
             "title": "layer",
-            "dtick": 1 if n_layers <= 16 else 4,
+            "dtick": layer_step(n_layers),
             "range": [-0.5, n_layers - 0.5],
             "zeroline": False,
         },
@@ -160,7 +161,7 @@ def set_profile(layers: Sequence[int], names: Sequence[str], n_layers: int) -> g
     ]
     bar = go.Bar(x=list(range(n_layers)), y=[len(each) for each in inside], hovertext=hover, hoverinfo="text")
     figure = figure_of(bar, height=320, x="layer", y="neurons")
-    return figure.update_xaxes(type="linear", dtick=1 if n_layers <= 16 else 4, showgrid=False)
+    return figure.update_xaxes(type="linear", dtick=layer_step(n_layers), showgrid=False)
 
 
 UNITS = {
@@ -203,8 +204,8 @@ def flagged(
             xanchor="right", showarrow=False,
         )  # fmt: skip
     last = "y" if len(shown) < 2 else f"y{len(shown)}"
-    ticks = 1 if n_layers <= 16 else 4
-    figure.update_xaxes(type="linear", range=[-0.5, n_layers - 0.5], dtick=ticks, anchor=last, zeroline=False)
+    edges = [-0.5, n_layers - 0.5]
+    figure.update_xaxes(type="linear", range=edges, dtick=layer_step(n_layers), anchor=last, zeroline=False)
     return figure.update_layout(showlegend=False, margin={"t": 40})
 
 
@@ -232,10 +233,7 @@ def _outliers(frame: pd.DataFrame, column: str) -> go.Scatter:
     return dots.update(hovertext=hover, hoverinfo="text", marker={"size": 8, "opacity": 0.7})
 
 
-def _layers(n_layers: int) -> dict[str, Any]:
-    return {"dtick": 1 if n_layers <= 16 else 4, "showgrid": False, "zeroline": False}
-
-
-def _some(names: Sequence[str], most: int = 12) -> str:
-    rows = [", ".join(names[start : start + 4]) for start in range(0, min(most, len(names)), 4)]
-    return "<br>".join(rows) + (", …" if len(names) > most else "")
+def _some(names: Sequence[str]) -> str:
+    """The first names, four in a line."""
+    rows = [", ".join(names[start : start + 4]) for start in range(0, min(NAMED, len(names)), 4)]
+    return "<br>".join(rows) + (", …" if len(names) > NAMED else "")

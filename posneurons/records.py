@@ -91,8 +91,15 @@ class Corpus(CorpusView):
         body = self.tokens[self.row_bounds[row] : self.row_bounds[row + 1]]
         return np.concatenate([[self.bos], body])
 
+    def tokens_at(self, words: Int[ndarray, " k"], positions: Int[ndarray, " k"]) -> Int[ndarray, " k"]:
+        """The token at a position, from 1 on, of the row of each of some words."""
+        return np.asarray(self.tokens[self.row_bounds[self.word_row[words]] + positions - 1])
+
     def positions(self, at: At) -> Int[ndarray, " word"]:
-        """Position at which each word is read; 0 (BOS, which is never counted) for `predict` of a row's first word."""
+        """Position at which each word is read; 0 (BOS, which is never counted) for `predict` of a row's first word.
+
+        Raises AlignmentError where there is no such position, and so does `readable`.
+        """
         if at not in get_args(At):
             raise AlignmentError(f"at={at!r}: no such position; expected one of {', '.join(get_args(At))}")
         return {"predict": self.word_first - 1, "first": self.word_first, "last": self.word_last}[at]
@@ -226,13 +233,36 @@ class Ranking(RankingView):
     neutral: float = 0.0
     notes: Mapping[str, float | str] = field(default_factory=dict)
 
-    def order(self, tag: str) -> Int[ndarray, " k"]:
-        """Neurons with a defined score, best first, as layer * n_neurons + unit."""
+    def merit(self, tag: str) -> Float[ndarray, "layer neuron"]:
+        """What the neurons are ordered by for a tag, the largest first: the score, or its distance from `neutral`.
+
+        NaN where undefined. Raises NeuronError where there is no such tag.
+        """
         if tag not in self.tags:
             raise NeuronError(f"ranking: no tag {tag!r}; it has {', '.join(self.tags)}")
-        scores = self.scores[self.tags.index(tag)].ravel()
-        keys = -(scores if self.signed else np.abs(scores - self.neutral))
-        return np.argsort(keys, kind="stable")[: np.count_nonzero(~np.isnan(scores))]
+        scores = self.scores[self.tags.index(tag)]
+        return np.asarray(scores if self.signed else np.abs(scores - self.neutral))
+
+    def order(self, tag: str) -> Int[ndarray, " k"]:
+        """Neurons with a defined score, best first, as layer * n_neurons + unit.
+
+        Raises:
+            NeuronError: where there is no such tag.
+        """
+        merit = self.merit(tag).ravel()
+        return np.argsort(-merit, kind="stable")[: np.count_nonzero(~np.isnan(merit))]
+
+    def first(self, tag: str, k: int) -> Int[ndarray, " k"]:
+        """The k best neurons of a tag, as the beginning of `order`, without sorting the others; fewer where undefined.
+
+        Raises:
+            NeuronError: where there is no such tag.
+        """
+        keys = -self.merit(tag).ravel()
+        known = np.flatnonzero(~np.isnan(keys))
+        if len(known) > k:
+            known = known[keys[known] <= np.partition(keys[known], k - 1)[k - 1]]
+        return np.asarray(known[np.argsort(keys[known], kind="stable")][:k])
 
     def top(self, k: int, *, per: Per = "model", fewer: bool = False) -> dict[str, NeuronSet]:
         """The k best neurons of each tag, over the whole model or in each layer.

@@ -22,7 +22,7 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 
 from posneurons.errors import TreebankError
-from posneurons.manifest import write_whole
+from posneurons.files import sync, write_whole
 
 BASE = "https://raw.githubusercontent.com"
 """Where the addresses of files begin."""
@@ -188,6 +188,8 @@ def _download(url: str, path: Path, expected: str | None, progress: bool, missin
         with _quiet(), _no_trace(path):
             downloader = pooch.HTTPDownloader(progressbar=progress)
             pooch.retrieve(url, expected, fname=path.name, path=path.parent, downloader=downloader)
+            sync(path)  # pooch has given a whole file its name, but has not waited for the disk
+            sync(path.parent)
     except requests.RequestException as error:
         answer = error.response
         said = "no answer" if answer is None else f"the answer is {answer.status_code} {answer.reason}"

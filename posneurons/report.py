@@ -24,8 +24,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from posneurons import blocks, run_tables
+from posneurons.files import write_whole
 from posneurons.findings import lead, sentences
-from posneurons.manifest import write_whole
 from posneurons.run_figures import keyed_figures
 from posneurons.run_files import Run, read_run
 from posneurons.theme import number, template
@@ -41,7 +41,7 @@ def build_report(run_dir: Path) -> Path:
     """
     page = page_of(read_run(run_dir))
     path = run_dir / "report.html"
-    write_whole(path, lambda part: part.write_text(page, encoding="utf-8"))
+    write_whole(path, lambda part: part.write_text(page, encoding="utf-8", errors="backslashreplace"))
     return path
 
 
@@ -103,7 +103,7 @@ def _json(content: Any) -> str:
 
 
 def _packed(text: str) -> str:
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    return base64.b64encode(zlib.compress(text.encode("utf-8", "backslashreplace"), 9)).decode()
 
 
 @cache

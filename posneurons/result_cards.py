@@ -41,9 +41,11 @@ def _lesions(record: Any) -> Card:
         f"{many(len(keys), 'key set')}, "
         f"{many(len(record.lesion) - len(keys), 'control set')}, {many(len(record.loss_intact), 'word')}"
     )
+    if strange := [name for name in keys if name not in record.tags]:
+        line += f"; no tag of the corpus: {joined(strange)}"
     facts = [("sets", joined(keys)), ("margin", f"{number(record.margin, 'g')} nats")]
-    return Card(line, facts, ["lesion", "own rise (nats per word)"], partial(_lesion_rows, record),
-                rest(len(keys)))  # fmt: skip
+    note = "; ".join(filter(None, [rest(len(keys)), *record.notes]))
+    return Card(line, facts, ["lesion", "own rise (nats per word)"], partial(_lesion_rows, record), note)
 
 
 def _verification_rows(record: Any) -> list[list[str]]:

@@ -18,7 +18,7 @@ from posneurons import curves, figures, similarity
 from posneurons.dissociation_figures import verdict_matrix
 from posneurons.overlap_figures import overlap_matrix
 from posneurons.run_files import Run
-from posneurons.run_rows import groups
+from posneurons.run_rows import groups, swept_effects
 from posneurons.similarity_figures import tag_tree
 
 Key = tuple[str, ...]
@@ -96,8 +96,7 @@ def _dissociations(run: Run) -> Keyed:
 
 def _sweeps(run: Run) -> Keyed:
     for (method, scope, ablation), rows in groups(run.sweep, "method scope ablation"):
-        own = rows[(rows["lesion"] == rows["tag"]) & (rows["set"] == "key") & (rows["words"] > 0)]
-        for (arm,), tags in groups(own, "arm"):
+        for (arm,), tags in groups(swept_effects(rows), "arm"):
             drawn = {tag: curves.curve(rows, tag, arm) for tag in tags["lesion"].unique()}
             yield ("sweep", method, ablation, scope, arm), curves.by_tag(drawn)
 

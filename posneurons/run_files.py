@@ -2,25 +2,22 @@
 
 A file is read where the manifest calls its stage done; it is then expected to be whole and to hold the columns that are
 read here, and whatever is not so is one line that says where. Files that runs of older versions did not have
-(`overlap.parquet`, `similarity.parquet`, `neuron_pages.json`) may be absent. Nothing is computed.
+(`overlap.parquet`, the two `similarity.parquet`, `neuron_pages.json`) may be absent. Nothing is computed.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from posneurons.manifest import check_fields, damaged, read_json
+from posneurons import shapes
+from posneurons.files import check_fields, damaged, read_json
+from posneurons.manifest import read_manifest
+from posneurons.words import NEURON
 
-MANIFEST: dict[str, type] = {
-    **dict.fromkeys(("posneurons", "command", "created", "platform"), str),
-    **dict.fromkeys(("config", "model", "treebank", "versions", "stages"), dict),
-    **dict.fromkeys(("dropped", "warnings"), list),
-}
 PROBE: dict[str, type] = {
     **dict.fromkeys(("method", "at"), str),
     **dict.fromkeys(("n_neurons", "train_words", "test_words"), int),
@@ -63,7 +60,8 @@ class Run:
         lesions, dissociations: the tables of those names.
         verify: content of verify.json.
         sweep, carriers: the tables of those names.
-        overlap, similarity: the tables of those names.
+        overlap: the table of that name.
+        similarity: `similarity.parquet` and `lesion_similarity.parquet` together.
         pages: the neuron pages of neuron_pages.json.
     """
 
@@ -92,57 +90,66 @@ class Run:
 
 def read_run(run_dir: Path) -> Run:
     """All files of a run directory that its manifest calls done. Raises RunError where one is missing or damaged."""
-    path = run_dir / "manifest.json"
-    manifest = check_fields(str(path), read_json(path), MANIFEST)
-    for stage, state in manifest["stages"].items():
-        if not isinstance(state, dict) or not isinstance(state.get("state"), str):
-            raise damaged(str(path), f"stages: {stage}.state is missing", "str")
-    for row in manifest["dropped"]:
-        check_fields(f"{path}: dropped", row, {"tag": str, "reason": str, "words": int})
+    manifest = read_manifest(run_dir)
+    shapes.check_shape(str(run_dir / "manifest.json"), manifest, shapes.MANIFEST)
     bare = Run(manifest)
     rank, probe, lesion, verify, sweep = (bare.done(each) for each in ("rank", "probe", "lesion", "verify", "sweep"))
     pages = run_dir / "neuron_pages.json"
     return Run(
         manifest,
-        ranking=_read_table(run_dir / "ranking.parquet", RANKING) if rank else None,
+        ranking=read_table(run_dir / "ranking.parquet", RANKING) if rank else None,
         keys=_read_keys(run_dir / "neurons.json") if rank else {},
         probe=_read_probe(run_dir / "probe.json") if probe else None,
-        lesions=_read_table(run_dir / "lesions.parquet", LESIONS) if lesion else None,
-        dissociations=_read_table(run_dir / "dissociations.parquet", DISSOCIATIONS) if lesion else None,
+        lesions=read_table(run_dir / "lesions.parquet", LESIONS) if lesion else None,
+        dissociations=read_table(run_dir / "dissociations.parquet", DISSOCIATIONS) if lesion else None,
         verify=_read_verify(run_dir / "verify.json") if verify else None,
-        sweep=_read_table(run_dir / "sweep.parquet", SWEEP) if sweep else None,
-        carriers=_read_table(run_dir / "carriers.parquet", CARRIERS) if sweep else None,
+        sweep=read_table(run_dir / "sweep.parquet", SWEEP) if sweep else None,
+        carriers=read_table(run_dir / "carriers.parquet", CARRIERS) if sweep else None,
         overlap=_read_later(run_dir / "overlap.parquet", OVERLAP) if rank else None,
-        similarity=_read_later(run_dir / "similarity.parquet", SIMILARITY) if rank or lesion else None,
+        similarity=_read_similarity(run_dir) if rank or lesion else None,
         pages=_read_pages(pages) if bare.done("pages") and pages.exists() else None,
     )
 
 
-def _read_table(path: Path, columns: str) -> pd.DataFrame:
+def read_table(path: Path, columns: str) -> pd.DataFrame:
+    """A table of a run with at least these columns. Raises RunError where it is missing, damaged, or lacks one."""
     try:
         frame = pd.read_parquet(path)
     except FileNotFoundError:
         raise damaged(str(path), "no such file", "a file of a finished run") from None
-    except (OSError, ValueError) as error:
-        raise damaged(str(path), f"damaged ({str(error).splitlines()[0]})", "a Parquet table") from None
+    except (OSError, ValueError, TypeError, LookupError, NotImplementedError, MemoryError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise damaged(str(path), f"damaged ({why:.200})", "a Parquet table") from None
     if lacking := [name for name in columns.split() if name not in frame]:
         expected = f"columns {', '.join(columns.split())} (an older version of posneurons wrote fewer)"
         raise damaged(str(path), f"no column {', '.join(lacking)}", expected)
+    shapes.check_columns(path, frame, columns.split())
     return frame
 
 
 def _read_later(path: Path, columns: str) -> pd.DataFrame | None:
     """A table that older versions did not write."""
-    return _read_table(path, columns) if path.exists() else None
+    return read_table(path, columns) if path.exists() else None
+
+
+def _read_similarity(run_dir: Path) -> pd.DataFrame | None:
+    """What the rankings and the lesions tell; older versions wrote both into one file."""
+    ranked = _read_later(run_dir / "similarity.parquet", SIMILARITY)
+    lesioned = _read_later(run_dir / "lesion_similarity.parquet", SIMILARITY)
+    if ranked is None or lesioned is None:
+        return lesioned if ranked is None else ranked
+    return pd.concat([ranked[ranked["source"] != "lesion"], lesioned], ignore_index=True)
 
 
 def _read_keys(path: Path) -> dict[str, dict[str, list[str]]]:
     content = check_fields(str(path), read_json(path), {})
     for method, tags in content.items():
+        named = [method, *check_fields(f"{path}: {method:.40}", tags, {})]
+        shapes.check_shape(f"{path}: the name", named, [shapes.TEXT])
         for tag, names in check_fields(f"{path}: {method}", tags, {}).items():
             check_fields(f"{path}: {method}", tags, {tag: list})
             for name in names:
-                if not isinstance(name, str) or not re.fullmatch(r"L\d+N\d+", name):
+                if not isinstance(name, str) or not NEURON.fullmatch(name):
                     raise damaged(str(path), f"{method}, {tag}: {name!r:.40}", "a name like L3N12")
     return content
 
@@ -151,10 +158,11 @@ def _read_probe(path: Path) -> list[dict[str, Any]]:
     results = check_fields(str(path), read_json(path), {"results": list})["results"]
     for i, result in enumerate(results):
         size = len(check_fields(f"{path}: result {i}", result, PROBE)["classes"])
-        if [len(row) for row in result["confusion"]] != [size] * size:
+        if [len(row) if isinstance(row, list) else -1 for row in result["confusion"]] != [size] * size:
             raise damaged(
                 str(path), f"result {i}: the confusion is not {size} × {size}", "a row and a column per class"
             )
+    shapes.check_shape(str(path), {"results": results}, shapes.PROBE)
     return list(results)
 
 
@@ -162,6 +170,7 @@ def _read_verify(path: Path) -> dict[str, Any]:
     content = check_fields(str(path), read_json(path), VERIFY)
     for row in content["agreement"]:
         check_fields(f"{path}: agreement", row, {"estimate": str, "tag": str, "exact": str})
+    shapes.check_shape(str(path), content, shapes.VERIFY)
     return content
 
 

@@ -6,7 +6,7 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -23,15 +23,20 @@ BASELINES = {
 """What the baselines of a probe are called, in the order in which they are shown."""
 
 
+def check_single(rows: pd.DataFrame, what: str, columns: Sequence[str]) -> None:
+    """Raise RunError where rows that are drawn or counted together differ in one of these columns."""
+    for column in columns:
+        if len(found := [str(value) for value in rows[column].unique()]) > 1:
+            raise RunError(f"{what}: {column} is {', '.join(found)}; expected one of them, choose its rows first")
+
+
 def with_controls(lesions: pd.DataFrame, ablation: str) -> pd.DataFrame:
     """Each tag's key set under one ablation beside its matched controls.
 
     Returns the rows of the sets "key" with `controls` (how many), `control_mean`, `control_low` and `control_high`
     (nats, NaN without controls). Raises RunError where the frame holds no such ablation, or several methods or scopes.
     """
-    for column in ("method", "scope"):
-        if len(found := [str(value) for value in lesions[column].unique()]) > 1:
-            raise RunError(f"lesions: {column} is {', '.join(found)}; expected one of them, choose its rows first")
+    check_single(lesions, "lesions", ("method", "scope"))
     chosen = lesions[lesions["ablation"] == ablation]
     if chosen.empty:
         found = [str(value) for value in lesions["ablation"].unique()]
@@ -53,6 +58,20 @@ def unordered_pairs(rows: pd.DataFrame) -> pd.DataFrame:
     names = ["\t".join(sorted(pair)) for pair in zip(rows["tag_a"], rows["tag_b"], strict=True)]
     pairs = rows.assign(pair=names, smaller=rows[["contrast_a", "contrast_b"]].min(axis=1)).drop_duplicates("pair")
     return pairs.sort_values("smaller", ascending=False, kind="stable")
+
+
+def swept_effects(sweep: pd.DataFrame) -> pd.DataFrame:
+    """The points of the curves of a sweep: key sets measured on their own tag, where that has words."""
+    return sweep[(sweep["lesion"] == sweep["tag"]) & (sweep["set"] == "key") & (sweep["words"] > 0)]
+
+
+def done(ablation: str, scope: str) -> str:
+    """What was done to the neurons, in words.
+
+    >>> done("mean", "all"), done("zero", "local")
+    ('mean ablation', 'zero ablation, scope local')
+    """
+    return f"{ablation} ablation" + ("" if scope == "all" else f", scope {scope}")
 
 
 def groups(frame: pd.DataFrame | None, columns: str) -> Iterable[tuple[Any, pd.DataFrame]]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 
 from posneurons.run_files import Run
 from posneurons.run_rows import BASELINES, groups, unordered_pairs
 from posneurons.theme import number
-from posneurons.words import BEST
+from posneurons.words import BEST, Verdict
 
 ARMS = {
     "k": "by the number of neurons",
@@ -129,7 +129,7 @@ def verdicts(rows: pd.DataFrame) -> Table:
     """How many pairs of tags have each verdict."""
     pairs = unordered_pairs(rows)
     counts, alone = pairs["verdict"].value_counts(), int(pairs["p_sets"].isna().sum())
-    cells = [[Cell(each), cell(counts.get(each, 0), ".0f")] for each in ("classical", "strong", "one-way", "none")]
+    cells = [[Cell(each), cell(counts.get(each, 0), ".0f")] for each in get_args(Verdict)]
     margin = f"{rows['margin'].max():g}"
     caption = f"Pairs of tags by verdict; a classical pair is not counted as strong. Margin: {margin} nats per word."
     if alone:

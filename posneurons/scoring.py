@@ -170,12 +170,10 @@ def _check(ranking: Ranking, planted: Planted) -> None:
 
 
 def _score_tag(ranking: Ranking, planted: Planted, tag: str, k: int | None) -> dict[str, float]:
-    scores = ranking.scores[ranking.tags.index(tag)].ravel()
-    merit = scores if ranking.signed else np.abs(scores - ranking.neutral)
-    merit = np.where(np.isnan(scores), -np.inf, merit)
+    merit = np.nan_to_num(ranking.merit(tag).ravel(), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
     def member(*sets: NeuronSet) -> Bool[ndarray, " neuron"]:
-        found = np.zeros(len(scores), dtype=bool)
+        found = np.zeros(len(merit), dtype=bool)
         for each in sets:
             found[each.flat(ranking.scores.shape[2])] = True
         return found

@@ -31,6 +31,19 @@ def spelled(surface: str, forms: Sequence[str]) -> bool:
     return len(whole) == len(surface) and whole.casefold() == surface.casefold()
 
 
+def writable(text: str) -> bool:
+    r"""Whether a text has UTF-8: JSON and names of files can hold halves of characters, which have none.
+
+    >>> writable("é"), writable("\ud800")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A syntactic word with its tag and the characters that it covers in its sentence's text.

@@ -56,6 +56,13 @@ def cluster_sums(
     return rearrange(table, "condition (cluster cell) -> cluster condition cell", cell=n_cells)
 
 
+def cluster_counts(
+    cells: Int[ndarray, " word"], clusters: Int[ndarray, " word"], n_cells: int
+) -> Float[ndarray, "cluster cell"]:
+    """Number of words of each (cluster, cell), float64; clusters numbered from 0."""
+    return cluster_sums(np.ones((1, len(cells))), cells, clusters, n_cells)[:, 0]
+
+
 def bootstrap_interval(
     sums: Float[ndarray, "cluster condition cell"],
     counts: Float[ndarray, "cluster cell"],
@@ -196,7 +203,7 @@ def type_means(
         Nats per word type; NaN for a cell without words.
     """
     groups = _groups(cells, types)
-    return _means(_means(values, groups.group, len(groups.words)), groups.cell, n_cells)
+    return cell_means(cell_means(values, groups.group, len(groups.words)), groups.cell, n_cells)
 
 
 def means_without_common_types(
@@ -223,7 +230,7 @@ def means_without_common_types(
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order)) - np.searchsorted(groups.cell, groups.cell)  # groups are ordered by cell
     kept = (rank >= leave_out)[groups.group]
-    return _means(values[:, kept], cells[kept], n_cells)
+    return cell_means(values[:, kept], cells[kept], n_cells)
 
 
 def effective_types(
@@ -252,9 +259,10 @@ def _groups(cells: Int[ndarray, " word"], types: Int[ndarray, " word"]) -> _Grou
     return _Groups(pairs // n_types, words, group)
 
 
-def _means(
+def cell_means(
     values: Float[ndarray, "condition word"], cells: Int[ndarray, " word"], n_cells: int
 ) -> Float[ndarray, "condition cell"]:
+    """Mean of `values` over the words of each cell; NaN for a cell without words."""
     words = np.bincount(cells, minlength=n_cells)
     sums = [np.bincount(cells, weights=row, minlength=n_cells) for row in values]
     with np.errstate(invalid="ignore"):

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from einops import rearrange
 from jaxtyping import Float, Int
 from numpy import ndarray
 from tqdm.auto import tqdm
 
 from posneurons.activations import BATCH_TOKENS
+from posneurons.agreement import spearman
 from posneurons.display import Shown
 from posneurons.errors import PosNeuronsError
 from posneurons.records import Corpus, Ranking
@@ -176,13 +176,12 @@ class Agreement(NamedTuple):
 def agreement(one: Ranking, other: Ranking, tag: str, k: int) -> Agreement:
     """How alike two rankings of the same model order the neurons for a tag; the fields are as in `Reliability`."""
     first, second = (each.scores[each.tags.index(tag)].ravel() for each in (one, other))
-    both = ~np.isnan(first) & ~np.isnan(second)
     orders = one.order(tag), other.order(tag)
     k = min(k, *map(len, orders))
     if not k:
         return Agreement(float("nan"), 0, float("nan"), float("nan"))
     shared = len(np.intersect1d(orders[0][:k], orders[1][:k])) / k
-    return Agreement(_spearman(first[both], second[both]), k, shared, k / len(first))
+    return Agreement(spearman(first, second), k, shared, k / len(first))
 
 
 def spearman_brown(correlation: Float[ndarray, " tag"]) -> Float[ndarray, " tag"]:
@@ -193,14 +192,6 @@ def spearman_brown(correlation: Float[ndarray, " tag"]) -> Float[ndarray, " tag"
     """
     positive = np.where(correlation >= 0, correlation, np.nan)
     return np.asarray(2 * positive / (1 + positive))
-
-
-def _spearman(first: Float[ndarray, " neuron"], second: Float[ndarray, " neuron"]) -> float:
-    from scipy.stats import spearmanr
-
-    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(spearmanr(first, second).statistic)
 
 
 def _halves(part: Corpus, at: At, seed: int) -> tuple[Corpus, Corpus]:
@@ -214,8 +205,7 @@ def _halves(part: Corpus, at: At, seed: int) -> tuple[Corpus, Corpus]:
 
 def _keys(ranking: Ranking) -> Float[ndarray, "tag flat"]:
     """What neurons are ordered by, layer after layer."""
-    scores = rearrange(ranking.scores, "tag layer neuron -> tag (layer neuron)")
-    return scores if ranking.signed else np.abs(scores - ranking.neutral)
+    return np.stack([ranking.merit(tag).ravel() for tag in ranking.tags])
 
 
 def _of_defined(keys: Float[ndarray, "tag flat"], share: float) -> Float[ndarray, " tag"]:

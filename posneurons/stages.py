@@ -17,10 +17,10 @@ import pandas as pd
 
 from posneurons import similarity
 from posneurons.errors import RunError
+from posneurons.files import write_json, write_whole
 from posneurons.fluency import fluency
 from posneurons.lesion_study import Workbench, rivals
 from posneurons.lesion_study import lesion as lesion_study
-from posneurons.manifest import write_json, write_whole
 from posneurons.neuron_lists import given_frame
 from posneurons.neuron_pages import FILE, Reason, write_pages
 from posneurons.neurons import NeuronSet
@@ -28,6 +28,7 @@ from posneurons.overlap import overlaps
 from posneurons.portraits import make_pages
 from posneurons.probes import fit_probe
 from posneurons.records import Ranking
+from posneurons.run_files import RANKING, read_table
 from posneurons.verdicts import correct, judge
 from posneurons.verification import verify as verify_rankings
 from posneurons.words import BEST, Control, Correction, Per, Scope
@@ -40,12 +41,16 @@ KEPT = 1000
 
 
 def rank(study: Study) -> None:
-    """Rank the neurons, or take the user's list; `ranking.parquet`, `neurons.json`, `overlap.parquet`."""
+    """Rank the neurons, or take the user's list; `ranking.parquet`, `neurons.json`, `overlap.parquet`.
+
+    Where neurons are ranked also `similarity.parquet`.
+    """
     _check_fluency(study)
     config, out = study.config, study.out
     if config.neurons is not None:
         keys = study.keys
         frame = given_frame(keys, study.at)
+        (out / "similarity.parquet").unlink(missing_ok=True)  # of a run that was stopped before it had finished a stage
     else:
         rankings = study.rankings
         study.manifest.notes |= {name(study, each): dict(each.notes) for each in rankings if each.notes}
@@ -53,7 +58,7 @@ def rank(study: Study) -> None:
         last = config.top if config.per == "model" else 0
         frames = [ranking.to_frame(KEPT, last=last, also=_best(rankings, ranking.at)) for ranking in rankings]
         frame = pd.concat(frames, ignore_index=True)
-        _write_profiles(out / "similarity.parquet", [_activation_profiles(study)])
+        _write_frame(out / "similarity.parquet", _activation_profiles(study))
     here = {method: sets for method, sets in keys.items() if "@" not in method}
     _write_frame(out / "ranking.parquet", frame)
     _write_frame(out / "overlap.parquet", _overlap(here, study.manifest.model))
@@ -85,9 +90,8 @@ def _top(study: Study, ranking: Ranking) -> dict[str, NeuronSet]:
     config, words = study.config, dict(zip(ranking.tags, ranking.count.tolist(), strict=True))
     few = [f"{tag} ({n})" for tag, n in words.items() if n < config.min_words]
     if few:
-        study.warn(
-            f"fewer than {config.min_words} training words at {ranking.at!r}, so no key neurons: {', '.join(few)}"
-        )
+        number = f"fewer than {config.min_words}" if config.min_words > 1 else "no"
+        study.warn(f"{number} training words at {ranking.at!r}, so no key neurons: {', '.join(few)}")
     found = ranking.top(config.top, per=cast("Per", config.per), fewer=True)
     enough = {tag: keys for tag, keys in found.items() if words[tag] >= config.min_words}
     if not enough:
@@ -154,7 +158,12 @@ def probe(study: Study) -> None:
 
 
 def lesion(study: Study) -> None:
-    """Lesion the key neurons beside their rivals; `lesions.parquet`, `dissociations.parquet`, `similarity.parquet`."""
+    """Lesion the key neurons beside their rivals; `lesions.parquet`, `dissociations.parquet`.
+
+    Also `lesion_similarity.parquet`, and with `keep_losses` a file in `losses/` for each method and ablation.
+    """
+    for stopped in (study.out / "losses").glob("*.parquet"):
+        stopped.unlink()
     config, frames, pairs, profiles = study.config, [], [], []
     bench = Workbench(study.model, study.corpus, words=config.lesion_words or None, seed=config.seed, **study.how)
     correction, scope = cast("Correction", config.correction), cast("Scope", config.scope)
@@ -189,16 +198,7 @@ def lesion(study: Study) -> None:
         study.warn(note)
     _write_frame(study.out / "lesions.parquet", correct(pd.concat(frames, ignore_index=True), correction))
     _write_frame(study.out / "dissociations.parquet", judge(pd.concat(pairs, ignore_index=True), correction))
-    _write_profiles(study.out / "similarity.parquet", profiles)
-
-
-def _write_profiles(path: Path, found: list[pd.DataFrame]) -> None:
-    """Write how unlike the tags are, beside what another stage measured of it."""
-    frame = pd.concat(found, ignore_index=True)
-    if path.exists():
-        before = pd.read_parquet(path)
-        frame = pd.concat([before[~before["source"].isin(frame["source"])], frame], ignore_index=True)
-    _write_frame(path, frame)
+    _write_frame(study.out / "lesion_similarity.parquet", pd.concat(profiles, ignore_index=True))
 
 
 def _losses_file(out: Path, method: str, ablation: str) -> Path:
@@ -208,7 +208,7 @@ def _losses_file(out: Path, method: str, ablation: str) -> Path:
 
 def _bottoms(study: Study, method: str, keys: dict[str, NeuronSet]) -> dict[str, NeuronSet]:
     """As many neurons as each tag's set has, from the end of the ranking, the last first; none of a given list."""
-    config, ranking = study.config, pd.read_parquet(study.out / "ranking.parquet")
+    config, ranking = study.config, read_table(study.out / "ranking.parquet", RANKING)
     ranking = ranking[(ranking["method"] == method) & (ranking["at"] == study.at)]
     found = {}
     for tag, neurons in keys.items():

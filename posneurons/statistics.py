@@ -10,14 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
+from numpy import ndarray
 from torch import Tensor
 
 from posneurons.records import TagMoments
 from posneurons.words import At
+
+Array = TypeVar("Array", ndarray, Tensor)
+
+
+def pooled(n: Array, mean: Array, m2: Array, more_n: Array, more_mean: Array, more_m2: Array) -> tuple[Array, Array]:
+    """Mean and centred sum of squares of the values of two groups, float64, whose sizes are `n` and `more_n`.
+
+    Where a group has no values its mean and sum of squares are 0; so are those of the two where neither has any.
+    """
+    share = more_n / (n + more_n).clip(1)
+    delta = more_mean - mean
+    return mean + delta * share, m2 + more_m2 + delta**2 * n * share
 
 
 class MomentAccumulator:
@@ -53,12 +68,8 @@ class MomentAccumulator:
         return values.to(self._device).double()
 
     def _merge(self, layer: int, count: Tensor, mean: Tensor, m2: Tensor) -> None:
-        old = self._count[layer]
-        total = (old + count).clamp(min=1)
-        share = (count.double() / total)[:, None]  # int64 / int64 would be float32
-        delta = mean - self._mean[layer]
-        self._mean[layer] += delta * share
-        self._m2[layer] += m2 + delta.square() * old[:, None] * share
+        old, new = self._count[layer].double()[:, None], count.double()[:, None]  # int64 / int64 would be float32
+        self._mean[layer], self._m2[layer] = pooled(old, self._mean[layer], self._m2[layer], new, mean, m2)
         self._count[layer] += count
 
     def finalise(self, tags: Sequence[str], at: At) -> TagMoments:
@@ -78,12 +89,6 @@ def merge(a: TagMoments, b: TagMoments) -> TagMoments:
     """The moments of the words of both. Raises ValueError where tags or positions differ."""
     if a.tags != b.tags or a.at != b.at:
         raise ValueError(f"moments of {a.tags} at {a.at} and of {b.tags} at {b.at} cannot be merged")
-    count = a.count + b.count
-    weight = (b.count / count.clip(min=1))[:, None, None]
-    delta = b.mean - a.mean
-    return replace(
-        a,
-        count=count,
-        mean=a.mean + delta * weight,
-        m2=a.m2 + b.m2 + delta**2 * a.count[:, None, None] * weight,
-    )
+    n, more = (each.count[:, None, None].astype(np.float64) for each in (a, b))
+    mean, m2 = pooled(n, a.mean, a.m2, more, b.mean, b.m2)
+    return replace(a, count=a.count + b.count, mean=mean, m2=m2)

@@ -7,6 +7,7 @@ knows which step follows which, and not how any of them computes.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +16,14 @@ from typing import Any, cast, get_args
 from posneurons import memory, models
 from posneurons.activations import token_statistics
 from posneurons.alignment import align
+from posneurons.backends import Backend, default_backend
+from posneurons.config import MOST_SEED, check_number
 from posneurons.corpora import read_tagged
 from posneurons.errors import NeuronError, RunError
+from posneurons.files import write_json, write_whole
 from posneurons.generation import ChangeKind, Sampling
-from posneurons.manifest import Manifest, write_json, write_whole
+from posneurons.lock import alone
+from posneurons.manifest import Manifest
 from posneurons.neuron_lists import read_neurons
 from posneurons.neurons import NeuronSet
 from posneurons.sentences import Treebank
@@ -52,10 +57,11 @@ class SteerConfig:
     tag: str = "upos"
     classes: str | None = None
     cache: str | None = None
-    backend: str = "hooked"
+    backend: str = default_backend()
     device: str | None = None
     dtype: str | None = None
     revision: str | None = None
+    n_devices: int = 1
     batch_tokens: int = 2048
     seed: int = 0
 
@@ -69,17 +75,18 @@ class SteerConfig:
         for name, word, allowed in (
             ("change", self.change, get_args(ChangeKind)),
             ("tagger", self.tagger, TAGGERS),
-            ("backend", self.backend, ("hooked", "bridge")),
+            ("backend", self.backend, get_args(Backend)),
         ):
             if word not in allowed:
                 raise RunError(f"--{name} {word}: expected one of {', '.join(allowed)}")
-        for name, number, least in (
-            ("steps", 1 if self.steps is None else self.steps, 1),
-            ("controls", self.controls, 0),
-            ("batch-tokens", self.batch_tokens, 1),
-        ):
-            if number < least:
-                raise RunError(f"--{name} {number}: expected at least {least}")
+        check_number("steps", 1 if self.steps is None else self.steps, 1)
+        check_number("tokens", self.tokens, 1, 10**5)
+        check_number("continuations", self.continuations, 1, 10**5)
+        check_number("controls", self.controls, 0, 10**4)
+        check_number("batch-tokens", self.batch_tokens, 1)
+        check_number("seed", self.seed, 0, MOST_SEED)
+        if not math.isfinite(self.value):
+            raise RunError(f"--value {self.value}: expected a finite number")
         self.sampling()
 
     def sampling(self) -> Sampling:
@@ -100,32 +107,50 @@ def run(config: SteerConfig, out: Path, *, command: str = "", progress: bool = T
         PosNeuronsError: where an input is wrong, or `out` holds a run with other options.
     """
     config.check()
+    chosen = _chosen(config)  # what is wrong with it is said before anything is made
+    with alone(out, command), memory.explained(config.batch_tokens):
+        return _run(config, out, command, progress, *chosen)
+
+
+def _run(
+    config: SteerConfig,
+    out: Path,
+    command: str,
+    progress: bool,
+    method: str,
+    name: str,
+    neurons: NeuronSet,
+    everyone: NeuronSet,
+) -> list[str]:
     begin = time.perf_counter()
-    method, name, neurons, everyone = _chosen(config)
     manifest = _open(config, out, command)
     bank = read_tagged(config.treebank, config.tag, config.classes, config.cache, progress=progress)
     tagger: Tagger = stanza_tagger(config.language) if config.tagger == "stanza" else simple_tagger(bank)
     model = models.load_model(
-        config.model, backend=config.backend, device=config.device, dtype=config.dtype, revision=config.revision
+        config.model,
+        backend=config.backend,
+        device=config.device,
+        dtype=config.dtype,
+        revision=config.revision,
+        n_devices=config.n_devices,
     )
     manifest.model = asdict(models.describe(model))
     manifest.treebank = {"name": bank.name, "sha256": bank.sha256}
-    with memory.explained(config.batch_tokens):
-        found = tag_shift(
-            model,
-            config.prompts or PROMPTS,
-            neurons,
-            tagger,
-            change=cast("ChangeKind", config.change),
-            value=config.value,
-            steps=config.steps,
-            spread=_spread(model, bank, config) if config.change == "add" else None,
-            controls=config.controls,
-            exclude=everyone,
-            sampling=config.sampling(),
-            batch_tokens=config.batch_tokens,
-            progress=progress,
-        )
+    found = tag_shift(
+        model,
+        config.prompts or PROMPTS,
+        neurons,
+        tagger,
+        change=cast("ChangeKind", config.change),
+        value=config.value,
+        steps=config.steps,
+        spread=_spread(model, bank, config) if config.change == "add" else None,
+        controls=config.controls,
+        exclude=everyone,
+        sampling=config.sampling(),
+        batch_tokens=config.batch_tokens,
+        progress=progress,
+    )
     manifest.stages["steer"] = {"state": "done", "seconds": round(time.perf_counter() - begin, 2)}
     _write(found, config, method, name, out)
     manifest.save(out)
@@ -154,14 +179,9 @@ def _chosen(config: SteerConfig) -> tuple[str, str, NeuronSet, NeuronSet]:
 
 
 def _open(config: SteerConfig, out: Path, command: str) -> Manifest:
-    """A new manifest. Raises RunError where `out` cannot be made, or holds another run."""
+    """A new manifest. Raises RunError where `out` holds another run."""
     wanted = {name: list(each) if isinstance(each, tuple) else each for name, each in asdict(config).items()}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        there = (out / "manifest.json").exists()
-    except OSError as error:
-        raise RunError(f"--out {out}: cannot be made or written ({error.strerror}); choose another") from None
-    if there and (old := Manifest.load(out)).config != wanted:
+    if (out / "manifest.json").exists() and (old := Manifest.load(out)).config != wanted:
         raise RunError(
             f"{out}: holds a run with other options ({old.command or 'made in Python'}); repeat that command, or "
             "choose another --out"

@@ -1,7 +1,8 @@
 """The main job: rank, probe, lesion, report, in a run directory that can be resumed.
 
-Each stage writes its files whole and is then marked done in `manifest.json`; the same command goes on where a run was
-stopped. This module knows which step follows which, and not how any of them computes.
+Each stage writes its files whole and is then marked done in `manifest.json`, with the sha256 of each; the same command
+goes on where a run was stopped. A stage whose file is missing is done again, and a file that has changed since is an
+error. This module knows which step follows which, and not how any of them computes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from posneurons import memory, models, report, stages
+from posneurons import distributed, memory, models, report, stages
 from posneurons.config import Config
 from posneurons.corpora import described, read_corpus, read_treebank
 from posneurons.errors import RunError
+from posneurons.files import damaged, sha256_of
+from posneurons.lock import alone
 from posneurons.manifest import Manifest
 from posneurons.methods import parse
 from posneurons.neuron_lists import read_neurons
@@ -30,17 +33,28 @@ from posneurons.workflow import Evidence
 
 STAGES = ("rank", "probe", "lesion", "pages", "report")
 FILES = {
-    "rank": ("ranking.parquet", "neurons.json"),
+    "rank": ("ranking.parquet", "neurons.json", "overlap.parquet", "similarity.parquet"),
     "probe": ("probe.json",),
-    "lesion": ("lesions.parquet", "dissociations.parquet"),
+    "lesion": ("lesions.parquet", "dissociations.parquet", "lesion_similarity.parquet", "losses/*.parquet"),
     "pages": ("neuron_pages.json",),
-    "report": ("report.html",),
     "verify": ("verify.json",),
+    "sweep": ("sweep.parquet", "carriers.parquet"),
 }
-NO_RESULT = ("batch_tokens", "cache")
+"""What a stage writes; of older versions the first two of them."""
+NO_RESULT = ("batch_tokens", "cache", "n_devices")
 """Options that change no result, and may differ when a run is resumed."""
-OWN_STAGE = {"pages": "pages"}
-"""Options that change one stage only, which is made again where they differ."""
+USED_BY = {
+    "probe_at": ("rank", "probe"),
+    **dict.fromkeys(("ablations", "scope"), ("lesion", "pages", "verify")),
+    **dict.fromkeys(("controls", "control", "beside", "cluster", "margin", "correction", "draws"), ("lesion",)),
+    "keep_losses": ("lesion",),
+    "lesion_words": ("lesion", "pages"),
+    "pages": ("pages",),
+    **dict.fromkeys(("listed", "random", "words"), ("verify",)),
+}
+"""Options that some stages alone use, and may differ while none of them is done; all others are used by every stage."""
+MADE_AGAIN = {"pages": "pages", "probe_at": "rank"}
+"""The stage that is done again where such an option differs and no other stage has used it."""
 
 
 def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: str = "", progress: bool = True) -> Path:
@@ -60,8 +74,8 @@ def run(config: Config, out: Path, *, stages: Iterable[str] = STAGES, command: s
     config = config.canonical()
     if config.neurons is not None:
         read_neurons(Path(config.neurons))  # what is wrong with it is said before a model is loaded
-    study = Study(config, out, command, progress)
-    with memory.explained(config.batch_tokens, "finished stages are kept: "):
+    with alone(out, command), memory.explained(config.batch_tokens, "finished stages are kept: "):
+        study = Study(config, out, command, progress)
         for stage in stages:
             study.do(stage)
     return out
@@ -92,27 +106,64 @@ class Study:
 
     def do(self, stage: str) -> None:
         """Run one stage, unless it is done and its files are there."""
-        done = self.manifest.stages.get(stage, {}).get("state") == "done"
-        if done and stage != "report" and all((self.out / name).exists() for name in FILES[stage]):
+        if stage != "report" and self.has(stage):
             return
         begin = time.perf_counter()
-        if stage in stages.STAGES:
+        if stage != "report":
             stages.STAGES[stage](self)
-        self.manifest.stages[stage] = {"state": "done", "seconds": round(time.perf_counter() - begin, 2)}
-        self.manifest.save(self.out)
+        self.finish(stage, begin)
         if stage == "report":
             report.build_report(self.out)
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage is done and its files are there; one that has lost a file is done no longer.
+
+        Raises:
+            RunError: where a file is not the one that the stage wrote.
+        """
+        state = self.manifest.stages.get(stage, {})
+        if state.get("state") != "done":
+            return False
+        recorded = state.get("files", dict.fromkeys(FILES[stage][:2]))
+        for name, written in recorded.items():
+            path = self.out / name
+            if not path.exists():
+                del self.manifest.stages[stage]
+                self.manifest.save(self.out)
+                return False
+            if written is not None and (found := sha256_of(path)) != written:
+                size = path.stat().st_size
+                what = f"changed since the stage {stage} wrote it ({size} bytes, sha256 {found[:12]}...)"
+                raise damaged(str(path), what, f"sha256 {written[:12]}...")
+        return True
+
+    def finish(self, stage: str, begin: float) -> None:
+        """Mark a stage that began at `begin` (of `time.perf_counter`) as done, with the sha256 of what it wrote."""
+        files = sorted(path for name in FILES.get(stage, ()) for path in self.out.glob(name))
+        self.manifest.stages[stage] = {
+            "state": "done",
+            "seconds": round(time.perf_counter() - begin, 2),
+            "files": {path.relative_to(self.out).as_posix(): sha256_of(path) for path in files},
+        }
+        self.manifest.save(self.out)
 
     @cached_property
     def model(self) -> Any:
         """The model, loaded."""
         config = self.config
-        model = models.load_model(
-            config.model, backend=config.backend, device=config.device, dtype=config.dtype, revision=config.revision
+        model = distributed.load_model(
+            config.model,
+            backend=config.backend,
+            device=config.device,
+            dtype=config.dtype,
+            revision=config.revision,
+            n_devices=config.n_devices,
         )
         found = asdict(models.describe(model))
         self._same("model", self.manifest.model, found, ("config_sha256", "revision", "dtype", "n_parameters"))
         self.manifest.model = found
+        if distributed.size() > 1:
+            self.manifest.notes["processes"] = {"count": distributed.size()}
         return model
 
     @cached_property
@@ -167,12 +218,10 @@ class Study:
 
     def _same(self, what: str, before: dict[str, Any], now: dict[str, Any], names: Iterable[str]) -> None:
         """Raise RunError where finished stages were made with another model or treebank of the same name."""
-        for name in names:
-            if self.manifest.stages and before and before.get(name) != now.get(name):
-                raise RunError(
-                    f"{self.out}: its finished stages used a {what} with {name}={before.get(name)!r}, and now it is "
-                    f"{now.get(name)!r}; choose another --out"
-                )
+        other = [name for name in names if before.get(name) != now.get(name)]
+        if self.manifest.stages and before and other:
+            told = "; ".join(f"{name}={before.get(name)!r}, and now it is {now.get(name)!r}" for name in other)
+            raise RunError(f"{self.out}: its finished stages used a {what} with {told}; choose another --out")
 
     def warn(self, text: str) -> None:
         """Put a sentence among the run's warnings, once."""
@@ -182,29 +231,33 @@ class Study:
 
 def _open_run(config: Config, out: Path, command: str) -> Manifest:
     """The manifest of a new run, or of the one in `out` if it has the same configuration."""
-    wanted = asdict(config)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not (out / "manifest.json").exists():
-            Manifest(command=command, config=wanted).save(out)
-    except OSError as error:
-        raise RunError(f"--out {out}: cannot be made or written ({error.strerror}); choose another") from None
+    wanted = _listed(config)
+    if not (out / "manifest.json").exists():
+        Manifest(command=command, config=wanted).save(out)
     manifest = Manifest.load(out)
     if not manifest.stages:  # nothing was finished, so there is nothing to protect
         return Manifest(command=command, config=wanted)
-    wanted = _listed(config)
     made = {**_listed(Config()), **manifest.config}  # an older version did not have every option
-    for name, value in wanted.items():
-        if made[name] != value and name in OWN_STAGE:
-            manifest.stages.pop(OWN_STAGE[name], None)
-        elif made[name] != value and name not in NO_RESULT:
-            raise RunError(
-                f"{out}: holds a run with {name}={made[name]!r}, and {value!r} was asked for; "
-                f"repeat its options ({manifest.command}), or choose another --out"
-            )
-    manifest.config = {**made, **{name: wanted[name] for name in OWN_STAGE}}
+    other = [name for name, value in wanted.items() if made[name] != value and name not in NO_RESULT]
+    refused = [name for name in other if _users(name, manifest) - {MADE_AGAIN.get(name)}]
+    if refused:
+        told = "; ".join(f"{name}={made[name]!r}, and {wanted[name]!r} was asked for" for name in refused)
+        raise RunError(
+            f"{out}: holds a run with {told}; repeat its options ({manifest.command or 'called in Python'}), or choose "
+            "another --out"
+        )
+    again = [MADE_AGAIN[name] for name in other if _users(name, manifest)]
+    manifest.stages = {stage: state for stage, state in manifest.stages.items() if stage not in again}
+    manifest.config = {**made, **{name: wanted[name] for name in other}}
     manifest.command = command or manifest.command
+    if again:
+        manifest.save(out)
     return manifest
+
+
+def _users(option: str, manifest: Manifest) -> set[str | None]:
+    """The finished stages that have used an option."""
+    return {stage for stage in manifest.stages if stage != "report" and stage in USED_BY.get(option, (stage,))}
 
 
 def _listed(config: Config) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from posneurons.ablations import parse
+from posneurons.config import MOST_SEED, check_number
 from posneurons.errors import RunError
 from posneurons.neurons import NeuronSet
 from posneurons.records import Ranking
@@ -68,10 +69,11 @@ class Plan:
                 raise RunError(f"--{name} {value}: expected one of {', '.join(allowed)}")
         for ablation in self.ablations:
             parse(ablation)
-        numbers = [*(("k", k, 1) for k in self.ks), ("top", self.top, 1), ("controls", self.controls, 0)]
-        for name, number, least in (*numbers, ("seed", self.seed, 0)):
-            if number < least:
-                raise RunError(f"--{name} {number}: expected at least {least}")
+        for k in self.ks:
+            check_number("k", k, 1)
+        check_number("top", self.top, 1)
+        check_number("controls", self.controls, 0, 10**4)
+        check_number("seed", self.seed, 0, MOST_SEED)
         for name, given in (("arm", self.arms), ("ablation", self.ablations), ("scope", self.scopes)):
             if not given:
                 raise RunError(f"--{name}: none was given; expected at least one")

@@ -9,28 +9,34 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from posneurons import curves, memory, report
+from posneurons import carriers, memory, report
 from posneurons.ablations import parse
 from posneurons.config import Config
+from posneurons.digests import digest
 from posneurons.errors import NeuronError, RunError
+from posneurons.files import check_fields, damaged, read_json, sha256_of, write_json, write_whole
 from posneurons.lesion_study import Workbench
-from posneurons.manifest import Manifest, damaged, read_json, write_json, write_whole
+from posneurons.lock import alone
+from posneurons.manifest import Manifest
 from posneurons.neurons import NeuronSet
+from posneurons.run_files import CARRIERS, read_table
+from posneurons.study import FILES as FILES_OF
 from posneurons.study import Study
 from posneurons.sweep_plan import Best, Plan, best_of
 from posneurons.sweeps import claim, sweep
 
-FOLDER = "sweep"
-FILES = ("sweep.parquet", "carriers.parquet")
+FOLDER, FILES = "sweep", FILES_OF["sweep"]
 ASKED = (
     "model", "treebank", "tag", "classes", "split", "context", "left", "units", "cache", "backend", "device", "dtype",
-    "revision", "methods", "at", "top", "signed", "min_words",
+    "revision", "n_devices", "methods", "at", "top", "signed", "min_words",
     "neurons", "batch_tokens", "seed",
 )  # fmt: skip
 """Options of a run that a sweep has too."""
@@ -53,25 +59,29 @@ def run(config: Config, plan: Plan, out: Path, *, command: str = "", progress: b
     plan.check()
     labels = (str(parse(each)) for each in plan.ablations)
     plan = replace(plan, ablations=tuple(dict.fromkeys(labels)))  # two spellings of an ablation are one
-    study = Study(_beside_what_is_there(config, out), out, command, progress)
-    done = study.manifest.stages.get("sweep", {}).get("state") == "done"
-    known = claim(out / FOLDER, plan, **_given(config))
-    if not known:
-        (out / FOLDER / "sets.json").unlink(missing_ok=True)
-    if not (done and known and all((out / name).exists() for name in FILES)):
-        study.do("rank")
-        with memory.explained(config.batch_tokens, "finished shards are kept: "):
-            _sweep(study, plan, progress)
-    found = curves.lines(pd.read_parquet(out / "carriers.parquet"))
-    page = report.build_report(out)
+    with alone(out, command), memory.explained(config.batch_tokens, "finished shards are kept: "):
+        there = Manifest.load(out) if (out / "manifest.json").exists() else None
+        before = there.config if there is not None and there.stages else {}
+        # The command in the manifest stays that of the run that is there: it has all of its options.
+        study = Study(_beside(config, before), out, "" if before else command, progress)
+        given = _given(config)
+        claim(out / FOLDER, plan, **given)
+        settings = {"settings": digest(asdict(plan), given)}
+        if not (study.manifest.notes.get("sweep") == settings and study.has("sweep")):
+            study.do("rank")
+            begin = time.perf_counter()
+            for name, table in zip(FILES, _sweep(study, plan, progress), strict=True):
+                write_whole(out / name, partial(table.to_parquet, index=False))
+            study.manifest.notes["sweep"] = settings
+            study.finish("sweep", begin)
+        found = carriers.lines(read_table(out / "carriers.parquet", CARRIERS))
+        page = report.build_report(out)
     return [*found, f"Tables: {', '.join(str(out / name) for name in FILES)}", f"Page: {page}"]
 
 
-def _beside_what_is_there(config: Config, out: Path) -> Config:
-    """The configuration with all that a sweep does not ask for as in the run that `out` holds, or by default."""
-    there = Manifest.load(out) if (out / "manifest.json").exists() else None
-    only_here = {"probe_at": (config.at,)}  # nothing is probed, so nothing is ranked for other positions
-    before = there.config if there is not None and there.stages else only_here
+def _beside(config: Config, before: Mapping[str, Any]) -> Config:
+    """The configuration with all that a sweep does not ask for as in the run that is there, or by default."""
+    before = before or {"probe_at": (config.at,)}  # nothing is probed, so nothing is ranked for other positions
     asked = {name: getattr(config, name) for name in ASKED}
     others = {each.name: before[each.name] for each in fields(Config) if each.name in before and each.name not in asked}
     kept: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in others.items()}
@@ -88,19 +98,16 @@ def _given(config: Config) -> dict[str, str]:
         raise RunError(f"--neurons {config.neurons}: cannot be read ({error.strerror}); check the path") from None
 
 
-def _sweep(study: Study, plan: Plan, progress: bool) -> None:
-    begin, config, out = time.perf_counter(), study.config, study.out
-    best = _best(study, plan, out / FOLDER / "sets.json")
+def _sweep(study: Study, plan: Plan, progress: bool) -> list[pd.DataFrame]:
+    """The tables of a sweep, in the order of `FILES`."""
+    config = study.config
+    best = _best(study, plan, study.out / FOLDER / "sets.json")
     how: dict[str, Any] = {"tokens": config.batch_tokens, "progress": progress}
     bench = Workbench(study.model, study.corpus, seed=plan.seed, **how)
-    frame = sweep(study.model, study.corpus, best, plan, out / FOLDER, workbench=bench, **how)
-    found = curves.carriers(frame)
-    write_whole(out / "sweep.parquet", lambda part: frame.to_parquet(part, index=False))
-    write_whole(out / "carriers.parquet", lambda part: found.to_parquet(part, index=False))
+    frame = sweep(study.model, study.corpus, best, plan, study.out / FOLDER, workbench=bench, **how)
     for note in bench.notes:
         study.warn(note)
-    study.manifest.stages["sweep"] = {"state": "done", "seconds": round(time.perf_counter() - begin, 2)}
-    study.manifest.save(out)
+    return [frame, carriers.carriers(frame)]
 
 
 def _best(study: Study, plan: Plan, path: Path) -> dict[str, dict[str, Best]]:
@@ -108,20 +115,21 @@ def _best(study: Study, plan: Plan, path: Path) -> dict[str, dict[str, Best]]:
     here = {method: keys for method, keys in study.keys.items() if "@" not in method}
     if study.config.neurons is not None:
         return {method: {tag: Best(found) for tag, found in keys.items()} for method, keys in here.items()}
-    if not path.exists():
+    of = digest(sha256_of(study.out / "neurons.json"), plan.ks, plan.top)
+    if not path.exists() or check_fields(str(path), read_json(path), {}).get("of") != of:
         rankings = {ranking.method: ranking for ranking in study.rankings if ranking.at == study.at}
-        best = {method: best_of(rankings[method], keys, plan) for method, keys in here.items()}
-        write_json(
-            path,
-            {
-                method: {tag: [sets.names for sets in found if sets is not None] for tag, found in tags.items()}
-                for method, tags in best.items()
-            },
-        )
+        best = {
+            method: {
+                tag: [sets.names for sets in found if sets is not None]
+                for tag, found in best_of(rankings[method], keys, plan).items()
+            }
+            for method, keys in here.items()
+        }
+        write_json(path, {"of": of, "best": best})
     try:
         return {
             method: {tag: Best(*map(NeuronSet.parse, found)) for tag, found in tags.items()}
-            for method, tags in read_json(path).items()
+            for method, tags in read_json(path)["best"].items()
         }
-    except (AttributeError, TypeError, NeuronError):
+    except (AttributeError, KeyError, TypeError, NeuronError):
         raise damaged(str(path), "damaged", "neurons by method and tag") from None

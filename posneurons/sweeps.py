@@ -25,14 +25,15 @@ from numpy import ndarray
 from posneurons.ablations import parse
 from posneurons.activations import BATCH_TOKENS
 from posneurons.controls import perturbation_size, planned
-from posneurons.dissociation import crawford_howell_p, rank_p
+from posneurons.digests import corpus_digest, digest, identity
+from posneurons.dissociation import against_controls
 from posneurons.errors import RunError
+from posneurons.files import read_json, write_json
 from posneurons.lesion_study import MEASURES, Workbench
-from posneurons.manifest import read_json, write_json
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
 from posneurons.sweep_plan import Arm, Best, Part, Plan, parts_of
-from posneurons.tallies import CHUNK, SHARD_WORDS, Tally, corpus_digest, digest, identity, tallied
+from posneurons.tallies import CHUNK, SHARD_WORDS, Tally, tallied
 from posneurons.words import Control, Scope
 
 ROOM = 2
@@ -182,8 +183,8 @@ def sweep(
     return pd.concat(frames, ignore_index=True)
 
 
-def claim(folder: Path, plan: Plan, **more: str) -> bool:
-    """Make the folder of a sweep and write what it is a sweep of; true where that stood there already.
+def claim(folder: Path, plan: Plan, **more: str) -> None:
+    """Make the folder of a sweep and write what it is a sweep of, unless that stands there already.
 
     Raises:
         RunError: where the folder holds results of another plan, or of another model, corpus or neurons.
@@ -199,17 +200,15 @@ def claim(folder: Path, plan: Plan, **more: str) -> bool:
         raise RunError(f"{path}: damaged; expected the settings of a sweep; choose another --out")
     other = [name for name, value in wanted.items() if name in before and before[name] != value]
     if other and any(folder.glob("*.parquet")):
-        name = other[0]
-        what = (
+        told = "; ".join(
             f"of another {name}"
             if name in more
             else f"with {name}={before[name]!r}, and {wanted[name]!r} was asked for"
+            for name in other
         )
-        raise RunError(f"{folder}: holds a sweep {what}; repeat its options, or choose another --out")
-    same = not other and set(wanted) <= set(before)
-    if not same:
+        raise RunError(f"{folder}: holds a sweep {told}; repeat its options, or choose another --out")
+    if other or not set(wanted) <= set(before):
         write_json(path, wanted if other else before | wanted)
-    return same
 
 
 def _note_missing(bench: Workbench, method: str, tags: Mapping[str, Best], plan: Plan) -> None:
@@ -255,28 +254,21 @@ def _table(
     columns["se"] = found.standard_errors()[of_row].ravel()
     for measure in ("word", "category"):
         columns[f"delta_{measure}"] = rises[MEASURES.index(cast("Any", measure))].ravel()
-    columns |= _against_controls(rises[0], 1 + max(row.draw for row in rows))
+    columns |= _control_columns(rises[0], 1 + max(row.draw for row in rows))
     order = ("method", "lesion", "arm", "k", "layer", "ablation", "scope", "set", "draw", "tag")
     return pd.DataFrame({name: columns[name] for name in dict.fromkeys((*order, *columns))})
 
 
-def _against_controls(delta: Float[ndarray, "set tag"], group: int) -> dict[str, ndarray]:
+def _control_columns(delta: Float[ndarray, "set tag"], group: int) -> dict[str, ndarray]:
     """Columns that hold each key set against the `group` - 1 controls after it; NaN in the rows of controls."""
     groups = delta.reshape(-1, group, delta.shape[1])
-    value, controls = groups[:, 0], np.moveaxis(groups[:, 1:], 1, 0)
-    undefined = np.full(value.shape, np.nan)
-    mean, low, high = (
-        (controls.mean(0), controls.min(0), controls.max(0)) if len(controls) else (undefined, undefined, undefined)
-    )
-    sd = controls.std(0, ddof=1) if len(controls) > 1 else undefined
-    with np.errstate(invalid="ignore", divide="ignore"):
-        z = np.where(sd > 0, (value - mean) / sd, np.nan)
-    found = {
-        "control_mean": mean, "control_sd": sd, "control_low": low, "control_high": high, "z_control": z,
-        "p_controls": crawford_howell_p(value, controls, "greater"), "p_rank": rank_p(value, controls),
+    found = against_controls(groups[:, 0], np.moveaxis(groups[:, 1:], 1, 0))
+    named = {
+        "control_mean": found.mean, "control_sd": found.sd, "control_low": found.low, "control_high": found.high,
+        "z_control": found.z, "p_controls": found.p_controls, "p_rank": found.p_rank,
     }  # fmt: skip
     columns = {}
-    for name, each in found.items():
+    for name, each in named.items():
         table = np.full(groups.shape, np.nan)
         table[:, 0] = each
         columns[name] = table.ravel()

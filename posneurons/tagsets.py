@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from posneurons.errors import TreebankError
-from posneurons.sentences import UNTAGGED, Treebank, Word
+from posneurons.sentences import UNTAGGED, Treebank, Word, writable
 
 CONTENT_FUNCTION: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -147,7 +147,7 @@ def read_classes(path: str | PathLike[str]) -> dict[str, Any]:
         return _arguments(json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_without_doubles))
     except OSError as error:
         raise TreebankError(f"{path}: the classes cannot be read: {error.strerror}; check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, not UTF-8, thousands of digits or of brackets
         raise TreebankError(f"{path}: no JSON ({error}); expected {_SHAPE}") from None
     except TreebankError as error:
         raise TreebankError(f"{path}: {error}") from None
@@ -158,7 +158,7 @@ def _arguments(content: Any) -> dict[str, Any]:
     named = isinstance(content, dict) and isinstance(content.get("classes"), dict)
     found = {"by": "tag", "rest": None, **(content if named else {"classes": content})}
     if unknown := sorted(set(found) - {"by", "rest", "classes"}):
-        raise TreebankError(f"{unknown[0]!r} beside the classes; expected 'by' and 'rest' at most")
+        raise TreebankError(f"{unknown[0]!r:.40} beside the classes; expected 'by' and 'rest' at most")
     _class_of(found["classes"], found["by"], found["rest"])
     return found
 
@@ -167,24 +167,25 @@ def _without_doubles(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Raises TreebankError where a name stands in it twice, of which json would keep the last."""
     twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
     if twice:
-        raise TreebankError(f"{twice[0]!r} stands there more than once; put all of a class into one list")
+        raise TreebankError(f"{twice[0]!r:.40} stands there more than once; put all of a class into one list")
     return dict(items)
 
 
 def _class_of(classes: Any, by: Any, rest: Any) -> dict[str, str]:
     """From member to class. Raises TreebankError where that is not clear, whatever the arguments are."""
     if by not in (*_KEYS,):
-        raise TreebankError(f"by={by!r}: expected 'tag' or 'form'")
+        raise TreebankError(f"by={by!r:.40}: expected 'tag' or 'form'")
     if not isinstance(classes, Mapping) or not classes:
         raise TreebankError(f"no classes, but {classes!r:.40}; expected {_SHAPE}")
     for name in [*classes, *([] if rest is None else [rest])]:
-        if not isinstance(name, str) or not name.strip() or name == UNTAGGED:
-            raise TreebankError(f"a class named {name!r}; expected a name ({UNTAGGED} is for words without a tag)")
+        if not isinstance(name, str) or not name.strip() or name == UNTAGGED or not writable(name):
+            raise TreebankError(f"a class named {name!r:.40}; expected a name ({UNTAGGED} is for words without a tag)")
     found: dict[str, str] = {}
     for name, member in _members(classes, "tags" if by == "tag" else "words"):
         key = member if by == "tag" else member.casefold()
         if found.setdefault(key, name) != name:
-            raise TreebankError(f"{member!r} stands in two classes, {found[key]!r} and {name!r}; expected one")
+            two = f"{found[key]!r:.40} and {name!r:.40}"
+            raise TreebankError(f"{member!r:.40} stands in two classes, {two}; expected one")
     return found
 
 
@@ -192,12 +193,12 @@ def _members(classes: Mapping[str, Any], what: str) -> Iterator[tuple[str, str]]
     """Classes and members. Raises TreebankError where these are not lists of strings."""
     for name, members in classes.items():
         if isinstance(members, str | Mapping) or not isinstance(members, Collection):
-            raise TreebankError(f"class {name!r}: found {members!r:.40}; expected a list of {what}")
+            raise TreebankError(f"class {name!r:.40}: found {members!r:.40}; expected a list of {what}")
         if not len(members):
-            raise TreebankError(f"class {name!r} is empty; expected at least one of the {what}")
+            raise TreebankError(f"class {name!r:.40} is empty; expected at least one of the {what}")
         for member in members:
             if not isinstance(member, str) or not member.strip():
-                raise TreebankError(f"class {name!r}: found {member!r:.40} in it; expected {what}")
+                raise TreebankError(f"class {name!r:.40}: found {member!r:.40} in it; expected {what}")
             yield name, member
 
 
@@ -207,13 +208,14 @@ def _check_found(treebank: Treebank, class_of: Mapping[str, str], by: str) -> No
     there = Counter(key(word) for sentence in treebank for word in sentence.words)
     for member, name in class_of.items():
         if by == "tag" and member not in there and member not in _UPOS:
-            where = f"{treebank.name}: no word has the tag {member!r} of class {name!r}"
+            where = f"{treebank.name}: no word has the tag {member!r:.40} of class {name!r:.40}"
             raise TreebankError(f"{where}; {_near(member, there)}")
     found = {class_of[member] for member in class_of if member in there}
     for name in dict.fromkeys(class_of.values()):
         if name not in found:
             members = ", ".join([member for member in class_of if class_of[member] == name][:_LISTED])
-            raise TreebankError(f"{treebank.name}: no word is in class {name!r}, by {by} ({members}); {_listed(there)}")
+            where = f"{treebank.name}: no word is in class {name!r:.40}, by {by} ({members:.400})"
+            raise TreebankError(f"{where}; {_listed(there)}")
 
 
 def _near(tag: str, there: Counter[str]) -> str:

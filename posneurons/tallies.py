@@ -5,19 +5,16 @@ Conditions are cut into chunks and the corpus into shards of whole clusters (sen
 finds them again. Besides the losses, the sums are kept that a standard error over clusters needs, so that no loss of a
 single word is ever kept. This module does not know how a set was found.
 
-What it does not know: the digest reads only a few weights of each parameter, and so misses a change of others.
-
 Source: Cochran 1977 (standard error of a ratio of sums over clusters).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,13 +23,14 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from tqdm.auto import tqdm
 
-from posneurons import models
+from posneurons import distributed
 from posneurons.activations import BATCH_TOKENS
+from posneurons.digests import corpus_digest, digest, identity
+from posneurons.files import damaged, write_whole
 from posneurons.fills import Condition, Fill
 from posneurons.lesion_study import MEASURES, Workbench
 from posneurons.lesions import INTACT, stream_losses
 from posneurons.lexicon import Lexicon
-from posneurons.manifest import damaged, write_whole
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus
 from posneurons.words import Scope
@@ -42,9 +40,6 @@ CHUNK = 32
 
 SHARD_WORDS = 20_000
 """Scored words of one file, as near as whole clusters allow."""
-
-_READ = 64
-"""Weights of each parameter that a digest reads."""
 
 
 @dataclass(frozen=True)
@@ -246,23 +241,72 @@ def tallied(
     base = [identity(bench.model), *map(corpus_digest, (bench.train, bench.test)), kind, ablation, bench.seed, scope]
     parts = [sets[start : start + chunk] for start in range(0, len(sets), chunk)]
     rows = shards(bench.test, of_word, shard_words)
-    chunks: list[Tally | None] = [None] * len(parts)
-    with tqdm(total=len(parts) * len(rows), desc=f"{ablation}, {scope}", unit="file", disable=not progress) as bar:
-        for keep in rows:
-            corpus, here = bench.test.select(keep), _of_rows(fills, bench.test, keep)
-            unit = of_word[keep[bench.test.word_row]]
-            for number, part in enumerate(parts):
-                names = [" ".join(each.names) for each in part]
-                path = folder / f"{digest(*base, MEASURES, np.packbits(keep).tobytes().hex(), names)}.parquet"
-                if not path.exists():
-                    conditions = [Condition(each, here, scope) for each in part]
-                    new, notes = tally(bench.model, corpus, unit, conditions, bench.lexicon, tokens=tokens)
-                    write_whole(path, lambda file, new=new: new.to_frame().to_parquet(file, index=False))  # type: ignore[misc]
-                    for note in notes:
-                        bench.note(note)
-                found, before = _read(path, len(part), len(corpus.tags)), chunks[number]
-                chunks[number] = found if before is None else before + found
+    files = []
+    for keep in rows:
+        shard = np.packbits(keep).tobytes().hex()
+        for part in parts:
+            name = digest(*base, MEASURES, shard, [" ".join(each.names) for each in part])
+            files.append(_File(folder / f"{name}.parquet", keep, part))
+    missing, many = [each for each in files if not each.path.exists()], distributed.size()
+    with tqdm(
+        total=len(files), initial=len(files) - len(missing), desc=f"{ablation}, {scope}", unit="file",
+        disable=not progress,
+    ) as bar:  # fmt: skip
+        for start in range(0, len(missing), many):
+            some = missing[start : start + many]
+            jobs = [_job(bench.test, of_word, each, fills, scope) for each in some]
+            for number, new, notes in _tallies(bench.model, jobs, bench.lexicon, tokens=tokens):
+                write_whole(some[number].path, partial(new.to_frame().to_parquet, index=False))
+                for note in notes:
+                    bench.note(note)
                 bar.update()
+    return _whole(files, len(parts), len(bench.test.tags))
+
+
+class _File(NamedTuple):
+    """The sums of some sets over some rows, and where they are or will be."""
+
+    path: Path
+    keep: Bool[ndarray, " row"]
+    sets: Sequence[NeuronSet]
+
+
+class _Job(NamedTuple):
+    """What the sums of a file are made from."""
+
+    corpus: Corpus
+    cluster: Int[ndarray, " word"]
+    conditions: Sequence[Condition]
+
+
+def _job(test: Corpus, of_word: Int[ndarray, " word"], file: _File, fills: tuple[Fill, ...], scope: Scope) -> _Job:
+    here = _of_rows(fills, test, file.keep)
+    conditions = [Condition(each, here, scope) for each in file.sets]
+    return _Job(test.select(file.keep), of_word[file.keep[test.word_row]], conditions)
+
+
+Found = list[tuple[int, Tally, tuple[str, ...]]]
+
+
+def _both(a: Found, b: Found) -> Found:
+    return a + b
+
+
+@distributed.shared(_both)
+def _tallies(model: Any, jobs: Sequence[_Job], lexicon: Lexicon, *, tokens: int) -> Found:
+    """The number of each job, its sums, and its notes: a job for each process."""
+    return [
+        (number, *tally(model, job.corpus, job.cluster, job.conditions, lexicon, tokens=tokens))
+        for number, job in distributed.mine(enumerate(jobs))
+    ]
+
+
+def _whole(files: Sequence[_File], n_chunks: int, n_tags: int) -> Tally:
+    """All files put together: those of a shard follow one another, and each shard has the same sets."""
+    chunks: list[Tally | None] = [None] * n_chunks
+    for number, file in enumerate(files):
+        found, before = _read(file.path, len(file.sets), n_tags), chunks[number % n_chunks]
+        chunks[number % n_chunks] = found if before is None else before + found
     whole, *others = [each for each in chunks if each is not None]
     for each in others:
         whole = whole.beside(each)
@@ -286,28 +330,3 @@ def _of_rows(fills: tuple[Fill, ...], corpus: Corpus, keep: Bool[ndarray, " row"
         else replace(fill, donors=replace(fill.donors, choice=fill.donors.choice[kept.to(fill.donors.choice.device)]))
         for fill in fills
     )
-
-
-def digest(*parts: object) -> str:
-    """Half a sha256, in hexadecimal, of anything that JSON can write."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def corpus_digest(corpus: Corpus) -> str:
-    """Digest of the tokens, words, tags and clusters of a corpus."""
-    found = hashlib.sha256("\t".join(corpus.tags).encode())
-    for name in ("tokens", "row_bounds", "row_document", "word_row", "word_first", "word_last", "word_sentence"):
-        found.update(np.ascontiguousarray(getattr(corpus, name), dtype=np.int64).tobytes())
-    found.update(np.ascontiguousarray(corpus.word_tag, dtype=np.int64).tobytes())
-    return found.hexdigest()[:32]
-
-
-def identity(model: Any) -> str:
-    """Digest of a model: its shape, its dtype, and some weights of each of its parameters."""
-    info = models.describe(model)
-    found = hashlib.sha256(f"{info.dtype} {info.n_layers} {info.d_mlp} {info.n_parameters}".encode())
-    for name, parameter in model.named_parameters():
-        first = parameter.detach()[(0,) * max(0, parameter.ndim - 1)] if parameter.numel() else parameter.detach()
-        found.update(f"{name} {tuple(parameter.shape)}".encode())
-        found.update(first.reshape(-1)[:_READ].float().cpu().numpy().tobytes())
-    return found.hexdigest()[:32]

@@ -33,6 +33,12 @@ BAND = "rgba(139, 147, 156, 0.25)"
 """Fill of a control band: grey, seen in the light and in the dark look."""
 SYMBOLS = ("diamond", "circle", "square", "triangle-up", "cross", "x", "star", "triangle-down")
 """Markers that tell kinds of points apart without colour."""
+MENU: dict[str, Any] = {
+    "bgcolor": LIGHT["base"][2],
+    "bordercolor": LIGHT["base"][3],
+    "font": {"color": LIGHT["base"][0], "size": 12},
+}
+"""The look of buttons and menus, light in both looks: plotly fixes the colour of what is chosen."""
 
 
 def template(*, dark: bool = False) -> go.layout.Template:
@@ -82,14 +88,12 @@ def number(value: SupportsFloat | None, form: str = "+.3f") -> str:
 
 
 def buttons(names: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A row of buttons above a figure; each changes its traces. Light in both looks: plotly fixes the active colour."""
+    """A row of buttons above a figure; each changes its traces."""
     choices = [
         {"label": name, "method": "restyle", "args": [change]} for name, change in zip(names, changes, strict=True)
     ]
     place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"b": 4}}
-    ink, grid = LIGHT["base"][0], LIGHT["base"][2]
-    look = {"bgcolor": grid, "bordercolor": LIGHT["base"][3], "font": {"color": ink, "size": 12}}
-    return {"type": "buttons", "direction": "right", "buttons": choices, **place, **look}
+    return {"type": "buttons", "direction": "right", "buttons": choices, **place, **MENU}
 
 
 def figure_of(*traces: object, height: int, x: str, y: str) -> go.Figure:
@@ -124,6 +128,26 @@ def boxes(names: Sequence[str], quantiles: np.ndarray) -> go.Box:
     low, first, median, third, high = quantiles.T.tolist()
     box = go.Box(x=[label(name) for name in names], q1=first, median=median, q3=third)
     return box.update(lowerfence=low, upperfence=high, showlegend=False)
+
+
+def layer_step(n_layers: int) -> int:
+    """Every how many layers an axis names one."""
+    return 1 if n_layers <= 16 else 4
+
+
+def with_layers(figure: go.Figure, n_layers: int) -> go.Figure:
+    """The same figure, a heatmap whose rows are layers."""
+    return figure.update_layout(yaxis={"dtick": layer_step(n_layers), "showgrid": False, "zeroline": False})
+
+
+def reach(values: Any) -> float:
+    """The largest absolute value that is finite, as the end of a scale of colours; 1 where there is none but 0.
+
+    >>> reach([-2.0, 1.0, float("nan")]), reach([0.0])
+    (2.0, 1.0)
+    """
+    table = np.asarray(values, dtype=np.float64)
+    return float(np.abs(table[np.isfinite(table)]).max(initial=0)) or 1.0
 
 
 def as_matrix(figure: go.Figure) -> go.Figure:

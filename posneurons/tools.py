@@ -20,6 +20,7 @@ from posneurons.options import (
     Classes,
     Continuations,
     Device,
+    Devices,
     Download,
     Dtype,
     Language,
@@ -73,11 +74,15 @@ def steer(
     device: Device = DEFAULT.device,
     dtype: Dtype = DEFAULT.dtype,
     revision: Revision = DEFAULT.revision,
+    n_devices: Devices = DEFAULT.n_devices,
     batch_tokens: BatchTokens = DEFAULT.batch_tokens,
     seed: Seed = DEFAULT.seed,
 ) -> None:
     """Generate with a tag's neurons scaled, clamped or pushed; tell how the tags of the texts shift, and at random."""
+    from posneurons.distributed import refuse
     from posneurons.steer_run import SteerConfig, run
+
+    refuse("steer")
 
     config = made(SteerConfig, locals())
     command = shlex.join(["posneurons", *sys.argv[1:]])
@@ -95,8 +100,10 @@ def tag_texts(
     download: Download = False,
 ) -> None:
     """Tag text files with Stanza, into a treebank in CoNLL-U."""
+    from posneurons.distributed import refuse
     from posneurons.tagging import run
 
+    refuse("tag")
     lines = run(
         texts,
         out,

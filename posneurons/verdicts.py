@@ -12,7 +12,7 @@ it asks again of pairs that already passed a corrected test.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from posneurons.display import Shown
 from posneurons.significance import intersection_union, q_values
-from posneurons.words import ALPHA, Correction
+from posneurons.words import ALPHA, Correction, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ PAIRED = (  # columns of dissociations.parquet
     "p_b", "p_value", "q_value", "cross_a", "cross_b", "equivalence_p", "margin", "verdict",
 )  # fmt: skip
 _NAMING = frozenset(PAIRED[:4])  # method, ablation, scope, measure
-VERDICTS = ("classical", "strong", "one-way", "none")
+VERDICTS = get_args(Verdict)
 
 
 @dataclass(frozen=True, repr=False)

@@ -19,9 +19,10 @@ from posneurons import methods, models, workflow
 from posneurons.activations import BATCH_TOKENS, sample_rows
 from posneurons.agreement import Verification
 from posneurons.errors import PosNeuronsError
-from posneurons.lesions import exact_effects, scored_words
+from posneurons.lesions import scored_words
 from posneurons.neurons import NeuronSet
 from posneurons.records import Corpus, Ranking
+from posneurons.singles import exact_effects
 from posneurons.words import Ablation, Scope
 
 Estimates = Mapping[str, Ranking] | Sequence[str]
@@ -70,8 +71,9 @@ def verify(
         progress: show bars.
 
     Raises:
-        PosNeuronsError: where a tag has no words, numbers do not fit together, or a method is unknown.
-        NeuronError: where an estimate scores fewer than `listed` neurons.
+        PosNeuronsError: where a tag has no words, numbers do not fit together, a method is unknown, or an estimate is
+            of another model or scores fewer than `listed` neurons.
+        NeuronError: where an estimate does not rank one of the tags, or there is no such ablation.
         AlignmentError: where the corpus does not fit the model.
     """
     if not 1 <= top <= listed:
@@ -162,9 +164,7 @@ def _top(ranking: Ranking, tag: str, listed: int) -> Int[ndarray, " k"]:
 
 def _ordering(ranking: Ranking, tags: Sequence[str], neurons: NeuronSet) -> Float[ndarray, "tag k"]:
     """What the ranking orders by, larger first."""
-    rows = [ranking.tags.index(tag) for tag in tags]
-    scores = ranking.scores[rows][:, neurons.layers, neurons.units]
-    return scores if ranking.signed else np.abs(scores - ranking.neutral)
+    return np.stack([ranking.merit(tag)[neurons.layers, neurons.units] for tag in tags])
 
 
 def _lists(ranking: Ranking, tags: Sequence[str], neurons: NeuronSet, listed: int) -> Bool[ndarray, "tag k"]:

@@ -117,28 +117,12 @@ class RankingView(Shown):
         size = (100 if tag is None else 30) if k is None else k
         if size < 1:
             raise NeuronError(f"ranking: k={k}; expected at least 1 neuron")
+        whole: Any = self  # the record has the order
         if tag is None:
-            best = {each: found for each in self.tags if len(found := self.first(each, size))}
+            best = {each: found for each in self.tags if len(found := whole.first(each, size))}
             return ranking_figures.best_by_layer(self.tags, self.scores, best, **how)
-        return ranking_figures.best_of_tag(tag, self.scores[self._number(tag)], self.first(tag, size), **how)
-
-    def first(self, tag: str, k: int) -> Int[ndarray, " k"]:
-        """The k best neurons of a tag, as the beginning of `order`, without sorting the others; fewer where undefined.
-
-        Raises:
-            NeuronError: where there is no such tag.
-        """
-        scores = self.scores[self._number(tag)].ravel()
-        keys = -(scores if self.signed else np.abs(scores - self.neutral))
-        known = np.flatnonzero(~np.isnan(scores))
-        if len(known) > k:
-            known = known[keys[known] <= np.partition(keys[known], k - 1)[k - 1]]
-        return np.asarray(known[np.argsort(keys[known], kind="stable")][:k])
-
-    def _number(self, tag: str) -> int:
-        if tag not in self.tags:
-            raise NeuronError(f"ranking: no tag {tag!r}; it has {', '.join(self.tags)}")
-        return self.tags.index(tag)
+        chosen = whole.first(tag, size)
+        return ranking_figures.best_of_tag(tag, self.scores[self.tags.index(tag)], chosen, **how)
 
 
 class ActivationsView(Shown):

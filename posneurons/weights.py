@@ -8,7 +8,7 @@ store it in different ways. This module knows tensors and hooks, and no words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from posneurons import models
 from posneurons.errors import ModelError
-from posneurons.models import Hook
 
 ROWS = 1024
 """Words whose logits are in memory at once."""
@@ -71,11 +70,11 @@ def final_norm(model: Any) -> FinalNorm:
     info = models.describe(model)
     like = model.W_U
     eps = float(getattr(model.cfg, "eps", 1e-5))
-    signs = torch.ones(info.d_model, device=like.device)
+    signs = torch.ones(info.d_model, device=info.device)
     signs[1::2] = -1
 
     def normed(*rows: Tensor) -> Tensor:
-        after: Tensor = model.ln_final(torch.stack(rows)[None].to(like.dtype))[0].float()
+        after: Tensor = model.ln_final(torch.stack(rows)[None].to(like))[0].float().to(info.device)
         return after
 
     constant, opposite, alternating, reverse, zero = normed(
@@ -86,7 +85,7 @@ def final_norm(model: Any) -> FinalNorm:
     norm = FinalNorm(
         (alternating - reverse) / 2 / unit.apply(signs[None], unit.scale(signs[None]))[0], zero, centred, eps
     )
-    drawn = torch.randn(4, info.d_model, generator=torch.Generator().manual_seed(0)).to(like) + 1
+    drawn = torch.randn(4, info.d_model, generator=torch.Generator().manual_seed(0)).to(info.device, like.dtype) + 1
     expected, found = norm.apply(drawn, norm.scale(drawn)), normed(*drawn)
     if not (found - expected).norm() <= TOLERANCE * found.norm():
         raise ModelError(
@@ -97,67 +96,20 @@ def final_norm(model: Any) -> FinalNorm:
 
 
 def output_weights(model: Any, layer: int) -> Float[Tensor, "neuron d_model"]:
-    """What each neuron of a layer adds to the residual stream per unit of activation: the weights, without a copy."""
+    """What each neuron of a layer adds to the residual stream per unit of activation: the weights, without a copy
+    where the model lies on one device.
+    """
     weights: Tensor = model.blocks[layer].mlp.W_out
-    return weights
+    return weights.to(models.home(model))
 
 
 def vocabulary(model: Any) -> Iterator[tuple[slice, Float[Tensor, "d_model vocab"], Float[Tensor, " vocab"]]]:
     """The unembedding and its bias in float32, some tokens at a time: which, weights, biases."""
-    bias = model.b_U
+    bias, where = model.b_U, models.home(model)
     for start in range(0, model.W_U.shape[1], models.VOCABULARY_CHUNK):
         part = slice(start, start + models.VOCABULARY_CHUNK)
-        weights = model.W_U[:, part].float()
-        yield part, weights, weights.new_zeros(weights.shape[1]) if bias is None else bias[part].float()
-
-
-@torch.no_grad()
-def check_writes(model: Any) -> None:
-    """See on four tokens that neurons reach the residual after their layer through `output_weights` and nothing else.
-
-    Raises:
-        ModelError: where they do not, as with a norm after the MLP.
-    """
-    info = models.describe(model)
-    tokens = torch.tensor([[0, 1, 2, 3]], device=info.device)
-    values: dict[int, Tensor] = {}
-    after: dict[int, Tensor] = {}
-    off = dict.fromkeys(range(info.n_layers), float("inf"))
-    ends = {layer: f"blocks.{layer}.hook_resid_post" for layer in off}
-    recording = [(models.post_name(layer), _keep(values, layer)) for layer in off]
-    models.residual(model, tokens, recording + [(name, _keep(after, layer)) for layer, name in ends.items()])
-    changing: list[Hook] = [(models.post_name(layer), _louder) for layer in off]
-    models.residual(
-        model, tokens, changing + [(ends[layer], _compare(model, layer, values, after, off)) for layer in off]
-    )
-    worst = max(off, key=off.__getitem__)
-    if not off[worst] <= TOLERANCE:
-        raise ModelError(
-            f"{info.name}: what the neurons of layer {worst} write does not reach the residual stream as it is in "
-            f"{info.architecture}; the logit lens needs W_out alone: choose another method, such as attribution"
-        )
-
-
-def _keep(store: dict[int, Tensor], layer: int) -> Callable[[Tensor, Any], None]:
-    return lambda value, hook: store.__setitem__(layer, value.clone())  # noqa: ARG005
-
-
-def _louder(value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-    return 3 * value + 1
-
-
-def _compare(
-    model: Any, layer: int, values: dict[int, Tensor], after: dict[int, Tensor], off: dict[int, float]
-) -> Callable[[Tensor, Any], Tensor]:
-    """A hook that notes by how much a layer's louder neurons miss what they should do, and undoes what they did."""
-
-    def hook_function(value: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        expected = (2 * values[layer].float() + 1) @ output_weights(model, layer).float()
-        missed = (value - after[layer]).float() - expected
-        off[layer] = float(missed[:, 1:].norm() / expected[:, 1:].norm())  # BOS is so large that all else rounds
-        return after[layer]
-
-    return hook_function
+        weights = model.W_U[:, part].float().to(where)
+        yield part, weights, weights.new_zeros(weights.shape[1]) if bias is None else bias[part].float().to(where)
 
 
 def lens_slopes(
@@ -202,8 +154,9 @@ def lens_increase(
         for words in torch.split(torch.arange(len(base), device=base.device), size):
             logits = base[words, None] + einsum(amounts[words], steps, "word k, k vocab -> word k vocab")
             moved[words] = moved[words].logaddexp(models.capped(model, logits).logsumexp(-1))
-    wanted = model.W_U[:, targets].float()
+    there = targets.to(model.W_U.device)
+    wanted = model.W_U[:, there].float().to(states.device)
     base = einsum(states, wanted, "word d_model, d_model word -> word")
-    base = base if model.b_U is None else base + model.b_U[targets].float()
+    base = base if model.b_U is None else base + model.b_U[there].float().to(states.device)
     after = base[:, None] + amounts * (pushes @ wanted).T
     return models.capped(model, after) - moved - (models.capped(model, base) - plain)[:, None]

@@ -1,8 +1,15 @@
-"""The option words, the same everywhere: in Python, on the command line, in result files. Light to import."""
+"""The words of options and results, and two numbers, the same everywhere: in Python, as options, in files, on pages.
+
+Light to import.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Literal
+
+NEURON = re.compile(r"L([0-9]{1,4})N([0-9]{1,9})")
+"""How a neuron is written; no model has more layers or neurons, and what is counted by layer stays small."""
 
 At = Literal["predict", "first", "last"]
 """Where a word is read: the position before its first token, its first token, or its last token."""
@@ -42,6 +49,9 @@ Cluster = Literal["auto", "document", "sentence"]
 
 Correction = Literal["bh", "by"]
 """False discovery rate: of Benjamini and Hochberg, or of Benjamini and Yekutieli, valid under any dependence."""
+
+Verdict = Literal["classical", "strong", "one-way", "none"]
+"""What is said of a pair of tags: both ways and the other unharmed, both ways, one way, not shown."""
 
 BEST = 10
 """So many best neurons of each tag by one method are kept and shown under every other method."""

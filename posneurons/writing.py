@@ -1,4 +1,5 @@
-"""Whether what a model's neurons write is what `W_out` says: then a change of theirs needs no run of their layer.
+"""Whether what a model's neurons write is what `W_out` says: then a change of theirs needs no run of their layer, and
+the logit lens may read them.
 
 This module knows tensors and hooks, and no words.
 """
@@ -12,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from posneurons import models
+from posneurons.errors import ModelError
 from posneurons.models import Hook
+from posneurons.weights import output_weights
 
 CHECK_TOLERANCE = 0.05
 """Share of an effect by which the check of the identity may be off: above bf16 rounding, far below what a norm does."""
@@ -28,30 +31,56 @@ def keep(into: dict[int, Tensor], layer: int, units: Tensor | None = None) -> An
 
 
 @torch.no_grad()
-def can_fork(model: Any) -> bool:
-    """See on four tokens whether neurons change the residual after their layer through `W_out` and nothing else, in
-    every layer, and whether a run can start in the middle. A TransformerBridge cannot.
+def _missed(model: Any, tokens: Tensor) -> tuple[list[float], dict[int, Tensor], Tensor]:
+    """By how much what each layer's neurons do to the residual misses activation × `W_out`, as a share of that; with
+    the residual after every layer, and after the last block.
     """
-    info = models.describe(model)
-    if info.backend == "bridge":
-        return False
-    tokens = torch.tensor([[0, 1, 2, 3]], device=info.device)
     values: dict[int, Tensor] = {}
     after: dict[int, Tensor] = {}
+    layers = range(models.describe(model).n_layers)
+    intact = models.residual(model, tokens, [hook for layer in layers for hook in _recording(layer, values, after)])
+    off: list[Tensor] = []
+    weights = [output_weights(model, layer) for layer in layers]
+    comparing = [hook for layer in layers for hook in _comparing(layer, values, after, weights[layer], off)]
+    models.residual(model, tokens, comparing)
+    return [float(each) for each in off], after, intact
+
+
+def _tokens(model: Any) -> Tensor:
+    return torch.tensor([[0, 1, 2, 3]], device=models.describe(model).device)
+
+
+def check_writes(model: Any) -> None:
+    """See on four tokens that neurons reach the residual after their layer through `W_out` and nothing else.
+
+    Raises:
+        ModelError: where they do not, as with a norm after the MLP.
+    """
+    shares, _, _ = _missed(model, _tokens(model))
+    wrong = [layer for layer, share in enumerate(shares) if not share <= CHECK_TOLERANCE]
+    if wrong:
+        info = models.describe(model)
+        raise ModelError(
+            f"{info.name}: what the neurons of layer {wrong[0]} write does not reach the residual stream as it is in "
+            f"{info.architecture}; the logit lens needs W_out alone: choose another method, such as attribution"
+        )
+
+
+@torch.no_grad()
+def can_fork(model: Any) -> bool:
+    """See on four tokens whether neurons change the residual after their layer through `W_out` and nothing else, in
+    every layer, and whether a run that starts in the middle gives what a whole one does.
+    """
+    tokens = _tokens(model)
     try:
-        recording = [hook for layer in range(info.n_layers) for hook in _recording(layer, values, after)]
-        intact = models.residual(model, tokens, recording)
-        off: list[Tensor] = []
-        weights = [model.blocks[layer].mlp.W_out for layer in range(info.n_layers)]
-        comparing = [
-            hook for layer in range(info.n_layers) for hook in _comparing(layer, values, after, weights[layer], off)
-        ]
-        models.residual(model, tokens, comparing)
-        again = models.residual(model, tokens, start=(1, after[0])) if info.n_layers > 1 else intact
+        shares, after, intact = _missed(model, tokens)
+        if not all(share <= CHECK_TOLERANCE for share in shares):
+            return False
+        starts = {1, len(shares) - 1} - {0, len(shares)}
+        again = [models.residual(model, tokens, start=(layer, after[layer - 1])) for layer in starts]
     except (KeyError, AttributeError, RuntimeError, AssertionError, ValueError, TypeError):
         return False
-    off.append(_relative(again - intact, intact))
-    return bool((torch.stack(off) <= CHECK_TOLERANCE).all())
+    return all(float(_relative(each - intact, intact)) <= CHECK_TOLERANCE for each in again)
 
 
 def _recording(layer: int, values: dict[int, Tensor], after: dict[int, Tensor]) -> list[Hook]:

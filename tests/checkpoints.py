@@ -1,12 +1,15 @@
 """Tiny checkpoints in Hugging Face's format, random but seeded, each with a byte-level tokenizer of its own."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from posneurons.backends import default_backend
 
 BOS = "<|begin_of_text|>"
 END = "<|end_of_text|>"
@@ -111,3 +114,69 @@ def write_neox(
     }
     model = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**(fields | overrides)))
     return _save(model, folder, dtype, "5GB", tokenizer or {})
+
+
+_SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+_GEMMA = {"head_dim": 8, "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True}
+_LOCAL = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+_OTHERS: dict[str, dict[str, Any]] = {
+    "Gemma": _GEMMA,
+    "Gemma2": {
+        **_GEMMA,
+        **_LOCAL,
+        "query_pre_attn_scalar": 16,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "Gemma3": {**_GEMMA, **_LOCAL, "query_pre_attn_scalar": 16},
+    "Qwen2": {"tie_word_embeddings": False},
+    "Qwen3": {"head_dim": 16, "tie_word_embeddings": False},
+    "Mistral": {"sliding_window": 4, "head_dim": 8},
+    "Phi": {"partial_rotary_factor": 0.5},
+    "Phi3": {"sliding_window": None},
+}
+"""Architectures by Hugging Face's prefix of their classes, and what is special about each; windows are of 4 tokens."""
+
+
+def write_other(
+    folder: Path,
+    architecture: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: dict[str, Any] | None = None,
+    **overrides: Any,
+) -> Path:
+    """A model of 3 layers of 48 neurons of one of `_OTHERS`; `overrides` go to its configuration."""
+    torch.manual_seed(3)
+    config = getattr(transformers, f"{architecture}{'Text' if architecture == 'Gemma3' else ''}Config")
+    model = getattr(transformers, f"{architecture}ForCausalLM")(config(**(_SMALL | _OTHERS[architecture] | overrides)))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:  # norms and biases, which begin as 1 and 0
+                weight.add_(torch.randn_like(weight) * 0.2)
+    return _save(model, folder, dtype, "5GB", tokenizer or {})
+
+
+WRITERS: dict[str, Callable[..., Path]] = {
+    "llama": write_llama,
+    "gpt2": write_gpt2,
+    "pythia": write_neox,
+    **{name.lower(): partial(write_other, architecture=name) for name in _OTHERS},
+}
+"""Every architecture, by a word for it."""
+BACKENDS = ("hooked", "bridge") if default_backend() == "hooked" else ("bridge",)
+"""What the installed transformer-lens has."""
+NOT_HOOKED = ("gemma", "gemma2", "gemma3", "phi")
+"""Those of which transformer-lens 3.9 makes no HookedTransformer from a folder, with transformers 5."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from posneurons import curves, neuron_pages
+from posneurons import carriers, neuron_pages
 
 UPOS = (
     "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ",
@@ -75,7 +75,7 @@ def write_run(
     if "sweep" in stages:
         sweep = sweep_rows(rng, tags, methods[:1], ablations[:1], n_layers, controls)
         sweep.to_parquet(folder / "sweep.parquet", index=False)
-        curves.carriers(sweep).to_parquet(folder / "carriers.parquet", index=False)
+        carriers.carriers(sweep).to_parquet(folder / "carriers.parquet", index=False)
     if "pages" in stages:
         write_pages(folder / "neuron_pages.json", rng, ranking, config, (n_layers, n_units, n_pages), word)
     save(folder / "manifest.json", manifest_of(config, tags, stages, n_layers, n_units) | manifest)

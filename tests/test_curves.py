@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posneurons import curves
+from posneurons import carriers, curves
 from posneurons.errors import RunError
 
 EVIL = "<b>&</b>"
@@ -44,7 +44,7 @@ def table() -> pd.DataFrame:
 
 
 def test_carriers_by_hand() -> None:
-    found = curves.carriers(table()).set_index("lesion")
+    found = carriers.carriers(table()).set_index("lesion")
     assert list(found.index) == ["NOUN", "VERB"]  # of ADV and X no own words are measured
     noun, verb = found.loc["NOUN"], found.loc["VERB"]
     assert (noun["k_max"], noun["rise"], noun["se"], noun["k_measured"]) == (16, 1.0, 0.01, 4)
@@ -69,7 +69,7 @@ def test_carriers_by_hand() -> None:
     ],
 )
 def test_beyond_the_controls_is_beyond_each_and_unlike_all(change: dict[str, float], beyond: float) -> None:
-    found = curves.carriers(pd.DataFrame([row(**change)]))
+    found = carriers.carriers(pd.DataFrame([row(**change)]))
     np.testing.assert_array_equal(found["k_beyond"], [beyond])
     assert found["k_half"].tolist() == [1]  # already reached by the first k
 
@@ -78,7 +78,7 @@ def test_beyond_the_controls_is_beyond_each_and_unlike_all(change: dict[str, flo
 @settings(deadline=None, max_examples=100)
 def test_half_lies_between_the_points_that_enclose_it(rise: list[float]) -> None:
     ks, values = 2 ** np.arange(len(rise)), np.array(rise)
-    half = curves.k_half(ks, values)
+    half = carriers.k_half(ks, values)
     if not values[-1] / 2 > 0:
         assert np.isnan(half)
         return
@@ -89,26 +89,26 @@ def test_half_lies_between_the_points_that_enclose_it(rise: list[float]) -> None
 
 def test_half_is_of_the_end_and_not_of_the_highest_point() -> None:
     # Half of the end is 1, a quarter of the way from 0 to 4: 1 * 4 ** (1 / 4).
-    np.testing.assert_allclose(curves.k_half(np.array([1, 4, 16]), np.array([0.0, 4.0, 2.0])), 4**0.25)
+    np.testing.assert_allclose(carriers.k_half(np.array([1, 4, 16]), np.array([0.0, 4.0, 2.0])), 4**0.25)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8))
 def test_beyond_is_the_first_of_the_last_run(beyond: list[bool]) -> None:
     ks = np.arange(1, len(beyond) + 1)
     slow = [int(k) for k in ks if all(beyond[k - 1 :])]
-    found = curves.k_beyond(ks, np.array(beyond))
+    found = carriers.k_beyond(ks, np.array(beyond))
     assert found == slow[0] if slow else np.isnan(found)
 
 
 def test_lines_say_which_tags_and_where_half_is() -> None:
-    found = curves.carriers(pd.concat([table(), table().assign(scope="local")]))
-    assert curves.lines(found) == [
+    found = carriers.carriers(pd.concat([table(), table().assign(scope="local")]))
+    assert carriers.lines(found) == [
         f"correlation, zero ablation{where}: 1 of 2 tags lose more than under matched random sets from some k on"
         " (p <= 0.05 at each k, not corrected; by chance about 0.1)"
         " (NOUN 4); half of the full rise is reached at k = 5.94 (median of the tags)"
         for where in ("", ", scope local")
     ]
-    assert curves.lines(curves.carriers(table().query("lesion == 'VERB'"))) == [
+    assert carriers.lines(carriers.carriers(table().query("lesion == 'VERB'"))) == [
         (
             "correlation, zero ablation: 0 of 1 tags lose more than under matched random sets from some k on"
             " (p <= 0.05 at each k, not corrected; by chance about 0.1)"

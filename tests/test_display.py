@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import made_records as made
@@ -91,6 +91,14 @@ def test_a_lesion_study_shows_own_rises() -> None:
     card = card_of(made.lesions())
     rows = card.rows() if callable(card.rows) else card.rows
     assert [row[1] for row in rows] == ["+1.015", "+1.055", "+1.095"]
+
+
+def test_a_lesion_named_after_no_tag_is_said_to_be_and_notes_stand_below() -> None:
+    found = made.lesions()
+    misspelt = replace(found, lesion=tuple("NUON" if name == "NOUN" else name for name in found.lesion), notes=("few",))
+    assert repr(misspelt).endswith("12 words; no tag of the corpus: NUON)")
+    assert card_of(misspelt).note == "few"
+    assert "no tag" not in repr(found)
 
 
 def test_a_line_makes_no_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,14 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
-from posneurons.dissociation import crawford_howell_p, equivalence_p, matrix_test, rank_p, within_tag_contrasts
+from posneurons.dissociation import (
+    against_controls,
+    crawford_howell_p,
+    equivalence_p,
+    matrix_test,
+    rank_p,
+    within_tag_contrasts,
+)
 from posneurons.significance import sign_flip_p
 
 NAN = float("nan")
@@ -75,6 +82,28 @@ def test_crawford_howell_is_uniform_without_an_effect_and_a_z_score_is_not() -> 
         assert stats.kstest(crawford_howell_p(values[0], values[1:], alternative), "uniform").pvalue > 0.01
     z = (values[0] - values[1:].mean(0)) / values[1:].std(0, ddof=1)
     assert (2 * stats.norm.sf(np.abs(z)) <= 0.05).mean() > 0.1
+
+
+def test_a_value_against_its_controls_by_hand() -> None:
+    """Controls 0, 1, 5: mean 2, SD sqrt((4 + 1 + 9) / 2); the second column's are equal, and the third's lack one."""
+    controls = np.array([[0.0, 0.3, 1.0], [1.0, 0.3, np.nan], [5.0, 0.3, 2.0]])
+    found = against_controls(np.array([4.0, 0.5, 3.0]), controls)
+    np.testing.assert_allclose(found.mean, [2, 0.3, np.nan])
+    np.testing.assert_allclose(found.sd, [np.sqrt(7), 0, np.nan])
+    np.testing.assert_allclose(np.stack([found.low, found.high]), [[0, 0.3, np.nan], [5, 0.3, np.nan]])
+    np.testing.assert_allclose(found.z, [2 / np.sqrt(7), np.nan, np.nan])
+    np.testing.assert_allclose(found.p_rank, [2 / 4, 1 / 4, np.nan])
+    expected = stats.t.sf(2 / np.sqrt(7 * 4 / 3), 2)
+    np.testing.assert_allclose(found.p_controls, [expected, np.nan, np.nan])
+
+
+def test_against_no_control_and_one() -> None:
+    value = np.array([1.0, 2.0])
+    assert np.isnan(np.stack(against_controls(value, np.empty((0, 2))))).all()
+    one = against_controls(value, np.array([[3.0, 0.0]]))
+    np.testing.assert_array_equal(np.stack([one.mean, one.low, one.high]), [[3, 0]] * 3)
+    assert np.isnan(np.stack([one.sd, one.z, one.p_controls])).all()
+    np.testing.assert_array_equal(one.p_rank, [1, 1 / 2])
 
 
 def test_equivalence_by_hand() -> None:

@@ -129,7 +129,7 @@ def run_directory(folder: Path) -> Path:
                 cell = {"lesion": lesion, "tag": tag, "draw": draw, "delta": delta, "words": 70}
                 cell |= {"set": "matched" if draw else "key", "q_value": 0.01 if own == delta else 0.5}
                 rows.append(cell | {"ci_low": delta - 0.1, "ci_high": delta + 0.1})
-    frame = pd.DataFrame(rows).assign(method="attribution", ablation="mean")
+    frame = pd.DataFrame(rows).assign(method="attribution", ablation="mean", scope="all")
     frame.to_parquet(folder / "lesions.parquet")
     (folder / "manifest.json").write_text('{"config": {"top": 7}, "treebank": {"name": "mine"}}', encoding="utf-8")
     return folder

@@ -121,7 +121,7 @@ def test_names_that_become_the_same_are_numbered() -> None:
         ("x.svg", {"width": 0}, r"x.svg: width of a figure must be a positive number. Got 0 instead."),
         ("x.svg", {"height": -2}, r"height of a figure must be a positive number. Got -2 instead."),
         ("x.png", {"scale": float("nan")}, r"scale of a figure must be a positive number. Got nan instead."),
-        ("no/x.html", {}, r"x.html: cannot be written \(No such file or directory\); expected a folder that is there"),
+        ("no/x.html", {}, r"x.html: the file cannot be written: No such file or directory; choose another place"),
     ],
 )
 def test_what_cannot_be(tmp_path: Path, name: str, options: dict[str, Any], says: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from checkpoints import write_gpt2, write_llama, write_neox
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scarce import small
 
 import posneurons as pn
 from posneurons import forks, models, writing
@@ -133,16 +134,26 @@ def test_forks_equal_plain_hooks(scope: Any) -> None:
     assert ((losses - intact).abs().amax(1) > 1e-4).sum() >= 6  # there was something to see
 
 
-def test_no_layer_is_run_that_a_condition_does_not_change() -> None:
+@pytest.mark.parametrize("lean", [True, False])
+def test_no_layer_is_run_that_a_condition_does_not_change(lean: bool) -> None:
     """A set of the last layer runs nothing but the unembedding; one of layer 3 starts at layer 4."""
     model, tokens = demo.model(), some_tokens()
     sets = [pn.NeuronSet.parse([name]) for name in ("L5N1", "L3N8", "L3N9", "L0N1")]
-    each = Forks(model, conditions(sets, values(model)))
+    with patch.object(forks, "can_be_lean", return_value=lean):
+        each = Forks(model, conditions(sets, values(model)))
     trunk = each.trunk(reads(tokens))
-    with patch.object(forks.models, "residual", wraps=models.residual) as ran:
+    with (
+        patch.object(forks.models, "residual", wraps=models.residual) as hooked,
+        patch.object(forks, "lean_residual", wraps=forks.lean_residual) as bare,
+    ):
         assert len(list(each.branches(trunk))) == 3  # the two of layer 3 are stacked
-    assert sorted(call.kwargs["start"][0] for call in ran.call_args_list) == [1, 4]
-    assert sorted(call.args[1].shape[1] for call in ran.call_args_list) == [2 * 8, 2 * 2 * 8]  # the last is not run
+    starts = [call.kwargs["start"] for call in bare.call_args_list]
+    starts += [call.kwargs["start"][0] for call in hooked.call_args_list]
+    places = [len(call.args[1]) for call in bare.call_args_list]
+    places += [call.args[1].shape[1] for call in hooked.call_args_list]
+    assert (bare.call_count, hooked.call_count) == ((2, 0) if lean else (0, 2))
+    assert sorted(starts) == [1, 4]
+    assert sorted(places) == [2 * 8, 2 * 2 * 8]  # the last of a row is not run
 
 
 @settings(max_examples=8, deadline=None)
@@ -169,10 +180,10 @@ def test_other_architectures(write: Any, scope: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scope", ["all", "local"])
-def test_the_bridge_is_run_with_plain_hooks(scope: Any, tmp_path: Path) -> None:
+def test_the_bridge_forks_too(scope: Any, tmp_path: Path) -> None:
     where = write_llama(tmp_path / "checkpoint")
     bridge, tokens = loaded(where, backend="bridge"), some_tokens(400)
-    assert not writing.can_fork(bridge)
+    assert writing.can_fork(bridge)
     sets = [pn.NeuronSet.parse(names) for names in (["L0N3"], [], ["L0N1", "L1N2"], ["L1N5"])]
     fill = values(bridge) * 10
     intact, losses = forked(bridge, tokens, sets, fill, scope=scope)
@@ -319,22 +330,21 @@ def test_donors_give_their_values_to_the_whole_set() -> None:
     torch.testing.assert_close(losses[0], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("lean", [True, False])
 @pytest.mark.parametrize("fits", [4, 9, 20])
-def test_what_does_not_fit_is_halved_and_goes_on(fits: int) -> None:
+def test_what_does_not_fit_is_halved_and_goes_on(fits: int, lean: bool) -> None:
     """Runs of more than so many tokens fail as if memory had run out."""
     model, text, sets = demo.model(), some_tokens(batch=4), [pn.NeuronSet.parse(names) for names in SETS]
-    fill, ran = values(model), models.residual
+    fill = values(model)
     _, expected = forked(model, text, sets, fill)
-    each = Forks(model, conditions(sets, fill))
+    with patch.object(forks, "can_be_lean", return_value=lean):
+        each = Forks(model, conditions(sets, fill))
     trunk = each.trunk(reads(text))
-
-    def small(model: Any, tokens: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-        if tokens.numel() > fits:
-            raise torch.OutOfMemoryError
-        return ran(model, tokens, *args, **options)
-
     losses = torch.full_like(expected, torch.nan)
-    with patch.object(forks.models, "residual", small):
+    with (
+        patch.object(forks.models, "residual", small(models.residual, fits)),
+        patch.object(forks, "lean_residual", small(forks.lean_residual, fits, axes=1)),
+    ):
         if fits < 8:  # not even a row
             with pytest.raises(torch.OutOfMemoryError):
                 list(each.branches(trunk))

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +26,10 @@ TENSORS = {"torch", *MODEL_LIBRARIES}
 TEXT = {"conll", "conll_writing", "treebank", "registry", "penn", "pretokenized", "tagging", "alignment"}
 READING = {
     "models",
+    "forward",
     "checkpoints",
     "loading",
+    "hooked",
     "activations",
     "passes",
     "forks",
@@ -44,6 +47,7 @@ READING = {
     "generation",
     "fills",
     "packing",
+    "lean",
     "writing",
     "lexicon",
     "memory",
@@ -89,15 +93,17 @@ RECORDS = {"records", "sentences", "neurons", "results", "lesion_results"}
 FORBIDDEN = {
     "errors": set(SOURCES) | TENSORS | {"numpy"},
     "words": set(SOURCES) | TENSORS | {"numpy"},
+    "files": (set(SOURCES) - {"errors"}) | TENSORS | {"numpy", "pandas"},
+    "lock": (set(SOURCES) - {"errors", "files"}) | TENSORS | {"numpy", "pandas"},
     "methods": (set(SOURCES) - {"errors", "words"}) | TENSORS | {"numpy"},
     "records": TENSORS | TEXT | READING | SCORES | FILES | {"results"},
     "neurons": TENSORS | TEXT | READING | SCORES | FILES | {"records", "results"},
     "sentences": (set(SOURCES) - {"display", "errors"}) | TENSORS | {"numpy", "pandas"},
     "tagsets": (set(SOURCES) - {"errors", "sentences"}) | TENSORS | {"numpy", "pandas"},
     "detokenizer": set(SOURCES) | TENSORS | {"numpy", "pandas"},
-    "registry": TENSORS | TEXT | READING | SCORES | (FILES - {"manifest"}) | {"tokenizers", "records"},
+    "registry": TENSORS | TEXT | READING | SCORES | FILES | {"tokenizers", "records"},
     "penn": TENSORS | READING | SCORES | FILES | {"tokenizers", "treebank", "alignment", "records"},
-    "conll_writing": TENSORS | READING | SCORES | (FILES - {"manifest"}) | {"treebank", "alignment", "records"},
+    "conll_writing": TENSORS | READING | SCORES | FILES | {"treebank", "alignment", "records"},
     "stanza_models": (set(SOURCES) - {"errors"}) | MODEL_LIBRARIES,
     "pretokenized": TENSORS | READING | SCORES | FILES | {"tokenizers", "alignment", "conll", "treebank", "records"},
     "offsets": TENSORS | TEXT | READING | SCORES | FILES | {"records", "sentences"},
@@ -115,10 +121,20 @@ FORBIDDEN = {
     "treebank": TENSORS | READING | SCORES | FILES | {"tokenizers", "alignment"},
     "tagging": MODEL_LIBRARIES | READING | SCORES | FILES | {"alignment"},
     "alignment": TENSORS | READING | SCORES | FILES,
-    "models": TEXT | SCORES | FILES | {"records", *(READING - {"models", "checkpoints", "loading"})},
-    "loading": TEXT | SCORES | FILES | {"models", "records", "neurons", "activations"},
+    "backends": set(SOURCES) | TENSORS | {"numpy"},
+    "forward": MODEL_LIBRARIES | set(SOURCES),
+    "models": TEXT
+    | SCORES
+    | FILES
+    | {"records", *(READING - {"models", "forward", "checkpoints", "loading", "hooked"})},
+    "loading": TEXT | SCORES | FILES | {"records", "neurons", *(READING - {"checkpoints", "hooked"})},
+    "hooked": TEXT | SCORES | FILES | {"records", "neurons", *(READING - {"checkpoints"})},
     "checkpoints": MODEL_LIBRARIES | TEXT | READING | SCORES | FILES | {"records", "neurons"},
-    "activations": SCORES | FILES | {"results", *(READING - {"models", "checkpoints", "activations"})},
+    "messages": TEXT | SCORES | FILES | ENGINE | {"records", "neurons", "distributed", *(READING - {"models"})},
+    "distributed": TEXT | SCORES | FILES | ENGINE | {"records", "neurons", *(READING - {"models"})},
+    "activations": (SCORES - {"statistics"})
+    | FILES
+    | {"results", *(READING - {"models", "checkpoints", "activations", "memory"})},
     "passes": TEXT | FILES | {"ranking", "significance", "results"},
     "statistics": MODEL_LIBRARIES | TEXT | READING | FILES | {"ranking", "significance", "results"},
     "histograms": MODEL_LIBRARIES | TEXT | READING | FILES | {"ranking", "significance", "results"},
@@ -133,7 +149,9 @@ FORBIDDEN = {
     "ablations": (set(SOURCES) - {"errors", "words"}) | TENSORS | {"numpy"},
     "reads": MODEL_LIBRARIES | TEXT | READING | SCORES | FILES,
     "memory": TEXT | SCORES | FILES | ENGINE | {"records", "neurons"},
+    "products": (set(SOURCES) - {"products"}) | MODEL_LIBRARIES,
     "packing": TEXT | SCORES | FILES | ENGINE | {"records", "neurons", "locality"},
+    "lean": TEXT | SCORES | FILES | ENGINE | {"records", "neurons", "locality"},
     "writing": TEXT | SCORES | FILES | ENGINE | {"records", "neurons"},
     "lexicon": TEXT | SCORES | FILES | ENGINE | {"neurons"},
     "fills": TEXT | SCORES | FILES | (ENGINE - {"fills"}),
@@ -147,9 +165,9 @@ FORBIDDEN = {
     "taggers": TENSORS | READING | SCORES | FILES,
     "steer_run": {"conll", "tagging"} | SCORES | ENGINE | {"study", "figures", "cli"},
     "lesion_study": TEXT | FILES | {"statistics", "ranking", "significance", "dissociation"},
-    "sweeps": TEXT | (FILES - {"manifest"}) | {"statistics"},
+    "sweeps": TEXT | FILES | {"statistics"},
     "sweep_plan": TENSORS | TEXT | READING | FILES | {"statistics", "significance", "dissociation"},
-    "tallies": TEXT | SCORES | (FILES - {"manifest"}) | {"probes", "workflow", "sweeps"},
+    "tallies": TEXT | SCORES | FILES | {"probes", "workflow", "sweeps"},
     "sweep_run": TENSORS | {"cli", "statistics", "figures"},
     "composition": TEXT | FILES | {"statistics", "ranking"},
     "iteration": TEXT | FILES | {"statistics", "ranking"},
@@ -165,6 +183,9 @@ FORBIDDEN = {
     "probes": TEXT | SCORES | FILES | {"lesions", "workflow", *GRADIENTS},
     "classifiers": TENSORS | TEXT | READING | SCORES | FILES,
     "shortlist": TEXT | FILES,
+    "digests": TEXT | SCORES | FILES | {"neurons", *(READING - {"models"})},
+    "singles": TEXT | SCORES | FILES | {"probes", "workflow", "lesion_study", *GRADIENTS},
+    "path_sums": TEXT | (SCORES - {"effects"}) | FILES,
     "forks": TEXT | SCORES | FILES | {"probes", "lesions", "workflow"},
     "lesions": TEXT | SCORES | FILES | {"probes", "workflow", "lesion_study", *GRADIENTS},
     "steering": TEXT | SCORES | FILES,
@@ -180,12 +201,13 @@ FORBIDDEN = {
     "config": TENSORS | TEXT | READING | FORMULAS | FILES | {"numpy", "pandas", "records", "results"},
     "neuron_lists": TENSORS | TEXT | READING | FORMULAS | {"records", "results", "study", "report", "figures", "cli"},
     "manifest": TENSORS | TEXT | READING | FORMULAS | {"study", "report", "figures", "cli"},
-    "curves": TENSORS | TEXT | READING | (FORMULAS - SCORES) | {"study", "cli", "report"},
+    "carriers": (set(SOURCES) - {"errors", "words", "run_rows"}) | TENSORS | {"plotly"},
+    "curves": (set(SOURCES) - {"errors", "words", "theme", "run_rows"}) | TENSORS,
     "exporting": TENSORS | TEXT | READING | FORMULAS | DRAWING | RECORDS | {"study", "report", "cli"},
     "findings": TENSORS | TEXT | READING | FORMULAS | {"study", "cli", "report"},
     "figures": TENSORS | TEXT | READING | FORMULAS | RECORDS | (FILES - DRAWING),
     "theme": (set(SOURCES) - {"errors", "words"}) | TENSORS | {"pandas"},
-    "dissociation_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS,
+    "dissociation_figures": (set(SOURCES) - {"errors", "words", "theme", "run_rows"}) | TENSORS,
     "overlap_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS,
     "similarity_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS,
     "activation_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS,
@@ -200,11 +222,12 @@ FORBIDDEN = {
     "views": (set(SOURCES) - {"display", "errors", "neurons"}) | TENSORS,
     "neuron_figures": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS | {"pandas"},
     "neuron_html": (set(SOURCES) - {"errors", "words", "theme"}) | TENSORS | {"numpy", "pandas"},
-    "neuron_pages": TENSORS | TEXT | READING | SCORES | (FILES - {"manifest"}) | {"numpy", "records", "neurons"},
+    "neuron_pages": TENSORS | TEXT | READING | SCORES | FILES | {"numpy", "records", "neurons"},
     "token_texts": set(SOURCES) | TENSORS | {"numpy", "pandas"},
     "profiles": TEXT | FILES | SCORES | ENGINE | {"portraits"},
     "portraits": TEXT | FILES | (SCORES - {"significance"}) | {"showing"},
     "showing": TENSORS | FORMULAS | FILES | {"numpy", "pandas"},
+    "shapes": (set(SOURCES) - {"errors", "files", "sentences"}) | TENSORS,
     "run_files": TENSORS | TEXT | READING | FORMULAS | (FILES - {"manifest"}) | {"records", "neurons", "stages"},
     "run_figures": TENSORS | TEXT | READING | FORMULAS | {"study", "stages", "cli", "report", "blocks"},
     "run_rows": (set(SOURCES) - {"errors", "words"}) | TENSORS,
@@ -223,9 +246,13 @@ class Import(NamedTuple):
     at_module_level: bool
 
 
-def imports(source: str) -> Iterator[Import]:
+@cache
+def imports(source: str) -> tuple[Import, ...]:
     """Every import of a module, also inside functions; those for the type checker only are left out."""
-    tree = ast.parse(source)
+    return tuple(_imports(ast.parse(source)))
+
+
+def _imports(tree: ast.Module) -> Iterator[Import]:
     typing_only = {
         id(inner)
         for node in ast.walk(tree)
@@ -316,7 +343,7 @@ def test_no_public_name_is_that_of_a_module() -> None:
 
 def test_only_models_knows_the_model_libraries() -> None:
     knowing = {module for module, source in SOURCES.items() if known(source) & MODEL_LIBRARIES}
-    assert knowing <= {"models", "loading"}
+    assert knowing <= {"models", "loading", "hooked"}
 
 
 def test_every_module_stands_in_the_table() -> None:

@@ -9,9 +9,10 @@ import demo
 import numpy as np
 import pytest
 import torch
+from scarce import small
 
 import posneurons as pn
-from posneurons import lesions, memory, models
+from posneurons import forks, lesions, memory, models, singles
 from posneurons.errors import AlignmentError, NeuronError
 from posneurons.fills import Condition, Fill, make_fills
 from posneurons.lesions import WordLosses, word_losses
@@ -135,17 +136,14 @@ def test_batches_do_not_matter(tokens: int) -> None:
 
 @pytest.mark.parametrize("fits", [60, 250])
 def test_a_batch_that_does_not_fit_is_halved_with_a_note(fits: int) -> None:
-    corpus, fill, ran = few(), Fill(torch.ones(6, 768)), models.residual
+    corpus, fill = few(), Fill(torch.ones(6, 768))
     corpus = corpus.select(np.diff(corpus.row_bounds) < 50)
-
-    def small(model: Any, tokens: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-        if tokens.numel() > fits:
-            raise torch.OutOfMemoryError
-        return ran(model, tokens, *args, **options)
-
     how: dict[str, Any] = {"measures": ("first", "word"), "tokens": 800}
     expected = word_losses(demo.model(), corpus, conditions(fill, *SETS), **how)
-    with patch.object(models, "residual", small):
+    with (
+        patch.object(models, "residual", small(models.residual, fits)),
+        patch.object(forks, "lean_residual", small(forks.lean_residual, fits, axes=1)),
+    ):
         found = word_losses(demo.model(), corpus, conditions(fill, *SETS), **how)
     np.testing.assert_allclose(found.lesioned, expected.lesioned, atol=2e-5)
     np.testing.assert_allclose(found.intact, expected.intact, atol=2e-5)
@@ -169,7 +167,7 @@ def test_exact_effects_are_the_means_of_single_lesions(scope: Any) -> None:
     corpus = replace(few(), tags=(*few().tags, "NONE"))
     neurons = pn.NeuronSet.parse(["L3N5", "L0N2", "L5N700"])
     fills = make_fills(demo.model(), corpus, corpus, "mean", neurons)
-    effects = lesions.exact_effects(demo.model(), corpus, neurons, fill="mean", scope=scope, tokens=500)
+    effects = singles.exact_effects(demo.model(), corpus, neurons, fill="mean", scope=scope, tokens=500)
     found: WordLosses = word_losses(
         demo.model(), corpus, [Condition(pn.NeuronSet.parse([name]), fills, scope) for name in neurons]
     )

@@ -184,7 +184,10 @@ def unknown_cap(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
 
 def test_what_cannot_be_hooked_is_noticed(tmp_path: Path) -> None:
     where = write_llama(tmp_path / "checkpoint")
-    assert not can_be_local(pn.load_model(where, device="cpu", backend="bridge"))
+    bridge = pn.load_model(where, device="cpu", backend="bridge")
+    assert can_be_local(bridge)
+    bridge.blocks[1].attn.original_component.attn_logit_softcapping = 0.7  # which the hooks do not know of
+    assert not can_be_local(bridge)
     model = pn.load_model(where, device="cpu")
     assert can_be_local(model)
     # An attention that does more to its scores than the hooks know gives another result, if not by much.

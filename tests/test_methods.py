@@ -21,7 +21,7 @@ def value_of(key: str, default: Any) -> st.SearchStrategy[Any]:
     if key == "share":
         return st.floats(0, 1, exclude_min=True, exclude_max=True)
     if isinstance(default, int):
-        return st.integers(1 if key == "steps" else 0, 10**6)
+        return st.integers(1, 1000) if key == "steps" else st.integers(0, 10**6)
     raise AssertionError(f"an option of a new kind: {key}={default!r}")
 
 

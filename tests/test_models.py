@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from checkpoints import BOS, VOCABULARY, write_gpt2, write_llama, write_neox, write_tokenizer
+from checkpoints import BACKENDS, BOS, VOCABULARY, write_gpt2, write_llama, write_neox, write_tokenizer
 from huggingface_hub import errors
 from torch import Tensor
 
 from posneurons import checkpoints, models
 from posneurons.errors import ModelError
 
-BACKENDS = ("hooked", "bridge")
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10_000.0,
@@ -597,7 +596,7 @@ def test_missing_and_damaged_shards(tmp_path: Path) -> None:
     shards = sorted(where.glob("model-*.safetensors"))
     assert len(shards) > 1
     shards[1].rename(where / "elsewhere")
-    with raises(rf": 1 of {len(shards)} weight files missing, first {shards[1].name}; fetch the checkpoint again$"):
+    with raises(rf": 1 of {len(shards)} weight files missing, first {shards[1].name!r}; fetch the checkpoint again$"):
         load(where)
     (where / "elsewhere").rename(shards[1])
     index = where / "model.safetensors.index.json"

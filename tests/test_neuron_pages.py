@@ -53,11 +53,13 @@ def test_no_pages_are_a_file_too(tmp_path):
         ({"tags": None}, "tags is missing; expected list"),
         ({"words": [1]}, "1 words of 3 tags; expected one for each tag"),
         ({"counts": [[1], [2], [3]]}, r"counts of a tag are \[1\]; expected a number for each of 3 bins"),
-        ({"contexts": [{}]}, r"damaged \(KeyError: 'tokens'\); expected what posneurons wrote"),
+        ({"contexts": [{}]}, "contexts, item 0: side is missing; expected it; delete"),
         ({"contexts": [excerpt(read=6).__dict__]}, "a context of 6 tokens whose activations or places do not fit"),
         ({"contexts": [excerpt(activations=(1.0,)).__dict__]}, "a context of 6 tokens whose activations or places"),
-        ({"promoted": [["a"]]}, "damaged .ValueError: not enough values"),
-        ({"effects": [1, 2, 3]}, "damaged .TypeError"),
+        ({"promoted": [["a"]]}, "promoted, item 0: 1 items; expected 2; delete"),
+        ({"effects": [1, 2, 3]}, "effects, item 0: 1; expected a JSON object; delete"),
+        ({"ranks": [{"method": "m", "ranks": [1], "scores": [0.5]}]}, "ranks by 'm' not of 3 tags; expected one for"),
+        ({"layer": 10**9}, "layer: 1000000000; expected the number of a layer; delete"),
     ],
 )
 def test_damage_is_told(tmp_path, change, sentence):

@@ -12,6 +12,7 @@ import torch
 
 import posneurons as pn
 from posneurons import models, portraits, profiles
+from posneurons.activations import cache_activations
 from posneurons.errors import AlignmentError, ModelError, NeuronError
 from posneurons.neuron_pages import NeuronPage
 from posneurons.neurons import NeuronSet
@@ -231,11 +232,11 @@ def test_what_makes_no_sense_is_told():
 
 
 def test_activations_that_are_not_finite_are_told(monkeypatch):
-    def broken(_model, corpus, consume, **_):
-        words = torch.from_numpy(corpus.readable("predict"))
-        consume(0, "predict", words, torch.full((len(words), 768), float("inf")))
+    def broken(*given, **options):
+        found = cache_activations(*given, **options)
+        return replace(found, values=np.full_like(found.values, np.inf))
 
-    monkeypatch.setattr(profiles, "stream", broken)
+    monkeypatch.setattr(profiles, "cache_activations", broken)
     with pytest.raises(NeuronError, match=r"neuron L0N0: its activation is not finite at .* load the model in float32"):
         pn.make_pages(demo.model(), corpus(), ["L0N0"])
 

@@ -60,7 +60,7 @@ def test_the_examples_run_and_the_first_prints_what_stands_below_it(
 
 
 def test_there_are_commands() -> None:
-    assert {words.split()[0] for words in COMMANDS} == {"make", "posneurons"}
+    assert {words.split()[0] for words in COMMANDS} == {"make", "posneurons", "torchrun"}
     assert {words.split()[1] for words in COMMANDS if words.startswith("posneurons")} >= {
         "run", "rank", "lesion", "sweep", "steer", "verify", "tag", "report", "doctor",
     }  # fmt: skip
@@ -120,7 +120,7 @@ def test_it_names_every_method_module_and_notebook() -> None:
     plain = {name for name in modules if not name.endswith(("_figures", "_cards")) and name != "views"}
     helpers = {
         "errors", "words", "records", "sentences", "results", "effects", "memory", "writing", "quadrature",
-        "loss_table", "sweep_plan", "neuron_lists", "doctor", "fluency", "verdicts", "conll_writing",
+        "loss_table", "sweep_plan", "neuron_lists", "doctor", "fluency", "verdicts", "conll_writing", "products",
     }  # fmt: skip
     assert plain - told <= helpers
     assert [name for name in METHODS if f"`{name}`" not in README] == []

@@ -246,6 +246,21 @@ def test_overlaps_count_what_is_shared_and_mark_what_is_beyond_chance() -> None:
         overlap_figures.overlap_matrix(made.overlap_rows().iloc[:0])
 
 
+def test_spans_are_drawn_by_their_overlap() -> None:
+    rows = [("NOUN", "VERB", 4, 3, 1, 10.0, 60.0, 0.5, 0.2, 0.25, 0.01, 0.02)]
+    columns = "tag_a tag_b dim_a dim_b shared smallest_angle mean_angle overlap random_overlap control_overlap p_value"
+    frame = pd.DataFrame(rows, columns=[*columns.split(), "q_value"])
+    figure = overlap_figures.angle_matrix(frame)
+    heat = figure.data[0]
+    assert (heat.z[0][1], heat.z[1][0], heat.zmin, heat.zmax) == (0.5, 0.5, 0, 1)
+    assert heat.text[0][1] == "•"
+    assert (
+        "angles 10.0° (smallest), 60.0° (mean)<br>spans of 4 and 3 dimensions, 1 neurons shared" in heat.hovertext[0][1]
+    )
+    with pytest.raises(RunError, match=r"overlap of pairs: the table has no row"):
+        overlap_figures.angle_matrix(frame.iloc[:0])
+
+
 def test_a_matrix_is_ordered_by_its_tree_and_joined_at_its_heights() -> None:
     """The hostile tag and NOUN meet at 0.2; VERB joins them at (1.2 + 1.0) / 2."""
     grown = made.tree()

@@ -13,6 +13,7 @@ from posneurons import stages, study
 from posneurons.config import Config
 from posneurons.errors import RunError
 from posneurons.neuron_pages import read_pages
+from posneurons.run_files import read_run
 from posneurons.words import BEST
 
 RANKED = ("rank", "pages")
@@ -102,6 +103,8 @@ def test_a_run_of_an_older_version_goes_on(config: Config, copy: Path) -> None:
     """It had no such option, no pages, and fewer tables."""
     content = json.loads((copy / "manifest.json").read_text())
     del content["config"]["pages"], content["config"]["units"], content["stages"]["pages"]
+    for state in content["stages"].values():
+        del state["files"]
     (copy / "manifest.json").write_text(json.dumps(content))
     for name in ("overlap.parquet", "similarity.parquet", "neuron_pages.json"):
         (copy / name).unlink()
@@ -114,12 +117,32 @@ def test_a_run_of_an_older_version_goes_on(config: Config, copy: Path) -> None:
 
 
 def test_ranking_again_keeps_what_the_lesions_told_of_the_tags(config: Config, copy: Path) -> None:
-    before = pd.read_parquet(copy / "similarity.parquet")
+    before = read_run(copy).similarity
     (copy / "ranking.parquet").unlink()
     study.run(config, copy, stages=("rank",), progress=False)
-    after = pd.read_parquet(copy / "similarity.parquet")
-    assert after["source"].value_counts().to_dict() == before["source"].value_counts().to_dict() != {}
+    after = read_run(copy).similarity
+    pd.testing.assert_frame_equal(before, after)
     assert set(after["source"]) == {"activation", "lesion"}
+
+
+def test_an_option_may_change_while_no_finished_stage_has_used_it(config: Config, tmp_path: Path) -> None:
+    """And where the ranking alone has used the positions of the probe, it is made again for the others."""
+    once = replace(config, probe_at=("predict",))
+    run = study.run(once, tmp_path / "run", stages=("rank",), command="posneurons rank", progress=False)
+    before = pd.read_parquet(run / "ranking.parquet")
+    more = replace(config, controls=2, draws=60)
+    study.run(more, run, stages=("rank", "lesion"), command="posneurons lesion", progress=False)
+    after = pd.read_parquet(run / "ranking.parquet")
+    assert set(after["at"]) == {"predict", "last"}
+    pd.testing.assert_frame_equal(after[after["at"] == "predict"].reset_index(drop=True), before)
+    made = json.loads((run / "manifest.json").read_text())
+    assert (made["config"]["controls"], made["config"]["probe_at"]) == (2, ["predict", "last"])
+    with pytest.raises(RunError) as caught:
+        study.run(replace(more, controls=1, margin=0.1, top=4, pages=2), run, progress=False)
+    assert str(caught.value) == (
+        f"{run}: holds a run with top=3, and 4 was asked for; controls=2, and 1 was asked for; margin=0.05, and 0.1 "
+        "was asked for; repeat its options (posneurons lesion), or choose another --out"
+    )
 
 
 def test_pages_alone_rank_at_their_own_position_only(

@@ -41,7 +41,9 @@ def finished(little: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_writes_the_files_of_the_contract(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
+        ".lock",
         "dissociations.parquet",
+        "lesion_similarity.parquet",
         "lesions.parquet",
         "manifest.json",
         "neuron_pages.json",
@@ -87,7 +89,7 @@ def test_the_tables_beside_the_rankings_agree_with_them(finished: Path) -> None:
     pair = overlap[(overlap["tag_a"] == "NOUN") & (overlap["tag_b"] == "VERB")].iloc[0]
     assert pair["shared"] == len(set(names["NOUN"]) & set(names["VERB"]))
     assert pair[["method_a", "method_b"]].tolist() == ["correlation", "correlation"]
-    alike = pd.read_parquet(finished / "similarity.parquet")
+    alike = pd.concat(pd.read_parquet(finished / f"{name}.parquet") for name in ("similarity", "lesion_similarity"))
     assert alike.groupby("source")["ablation"].unique().map(list).to_dict() == {"activation": [""], "lesion": ["mean"]}
     (same,) = alike[alike["tag_a"] == alike["tag_b"]]["dissimilarity"].unique()
     assert same == 0

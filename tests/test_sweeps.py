@@ -1,10 +1,7 @@
 """Sweeps: what is lesioned, sums against word losses, resumption, planted answers, the command."""
 
-import inspect
 import json
 import re
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -17,44 +14,23 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
+from small_sweeps import PLAN, bench, best, counted, few
 
-import posneurons as pn
-from posneurons import cli, curves, study, sweep_run, tallies
-from posneurons.config import Config
+from posneurons import carriers, tallies
 from posneurons.controls import remaining
 from posneurons.errors import NeuronError, PosNeuronsError, RunError
 from posneurons.fills import Condition
 from posneurons.lesion_study import MEASURES, Workbench
 from posneurons.neurons import NeuronSet
 from posneurons.planted import Planted, markov_model
-from posneurons.records import Corpus
-from posneurons.sweep_plan import EVERYWHERE, KS, Best, Plan, best_of, parts_of
+from posneurons.sweep_plan import EVERYWHERE, Best, Plan, parts_of
 from posneurons.sweeps import claim, partners, sweep
 from posneurons.tallies import Tally, shards, tallied
-
-TWO = ("NOUN", "VERB")
-PLAN = Plan(ks=(1, 3, 9), top=4, ablations=("zero",), controls=3)
-
-
-@cache
-def few() -> Corpus:
-    return demo.small().select(np.arange(demo.small().n_rows) % 3 == 0)
-
-
-@cache
-def best(tags: tuple[str, ...] = TWO) -> dict[str, Best]:
-    return best_of(pn.rank(demo.model(), few()), tags, replace(PLAN, ks=(12,)))
 
 
 @cache
 def planted() -> Planted:
     return markov_model(sentences=160, length=20)
-
-
-@cache
-def bench() -> Workbench:
-    return Workbench(demo.model(), few())
 
 
 def swept(folder: Path, plan: Plan = PLAN, **options: Any) -> pd.DataFrame:
@@ -225,22 +201,7 @@ def test_without_controls_nothing_is_held_against_them(tmp_path: Path) -> None:
     frame = swept(tmp_path / "sweep", replace(PLAN, controls=0, arms=("k",), ks=(2,)))
     assert set(frame["set"]) == {"key"}
     assert frame[["control_mean", "control_sd", "z_control", "p_controls", "p_rank"]].isna().all(axis=None)
-    assert curves.carriers(frame)["k_beyond"].isna().all()
-
-
-def counted(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
-    """How many conditions each call of `tally` has; the call after `stop_after` is interrupted."""
-    calls: list[int] = []
-    real: Callable[..., Any] = tallies.tally
-
-    def count(model: Any, corpus: Any, cluster: Any, conditions: Any, *rest: Any, **how: Any) -> Any:
-        if stop_after is not None and len(calls) == stop_after:
-            raise KeyboardInterrupt
-        calls.append(len(conditions))
-        return real(model, corpus, cluster, conditions, *rest, **how)
-
-    monkeypatch.setattr(tallies, "tally", count)
-    return calls
+    assert carriers.carriers(frame)["k_beyond"].isna().all()
 
 
 def test_a_stopped_sweep_computes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +238,10 @@ def test_another_sweep_in_the_same_folder_and_damage_are_errors(tmp_path: Path) 
         swept(folder, replace(plan, ks=(1, 2)))
     with pytest.raises(RunError, match="holds a sweep of another neurons; repeat its options, or choose another --out"):
         sweep(demo.model(), few(), {"correlation": best(("ADJ",))}, plan, folder)
+    with pytest.raises(
+        RunError, match=r"with ks=\[1\], and \[1, 2\] was asked for; with seed=0, and 1 was asked for; rep"
+    ):
+        swept(folder, replace(plan, ks=(1, 2), seed=1))
     with pytest.raises(RunError, match="holds a sweep of another train"):
         sweep(demo.model(), few().shuffled(1), {"correlation": best()}, plan, folder)
     path = next(folder.glob("*.parquet"))
@@ -288,10 +253,10 @@ def test_another_sweep_in_the_same_folder_and_damage_are_errors(tmp_path: Path) 
 
 
 def test_a_folder_without_results_is_free(tmp_path: Path) -> None:
-    assert not claim(tmp_path / "new", PLAN)
-    assert claim(tmp_path / "new", PLAN)
-    assert not claim(tmp_path / "new", PLAN, model="a")
-    assert not claim(tmp_path / "new", replace(PLAN, seed=3))
+    for plan, more in ((PLAN, {}), (PLAN, {"model": "a"}), (replace(PLAN, seed=3), {})):
+        claim(tmp_path / "new", plan, **more)
+        settings = json.loads((tmp_path / "new/settings.json").read_text())
+        assert (settings["seed"], settings.get("model")) == (plan.seed, more.get("model"))
     (tmp_path / "new" / "settings.json").write_text("[]")
     with pytest.raises(RunError, match=r"settings.json: damaged; expected the settings of a sweep"):
         claim(tmp_path / "new", PLAN)
@@ -330,7 +295,7 @@ def test_a_planted_tag_is_carried_by_as_many_neurons_as_were_planted(tmp_path: P
     before = test.word_tag[words - 1]  # words are tokens, and rows stand end to end
     half = (gone + np.log(1 + mine.source.transition[:, 0] * np.expm1(-gone)))[before].mean()
     np.testing.assert_allclose(own[3], half, atol=1e-5)
-    found = curves.carriers(frame).set_index("lesion")
+    found = carriers.carriers(frame).set_index("lesion")
     at_3 = own[3] / full  # half of the full rise lies between k = 3 and 4, or 2 and 3
     low, share = (3, (0.5 - at_3) / (1 - at_3)) if at_3 < 0.5 else (2, 0.5 / at_3)
     np.testing.assert_allclose(found.loc[tag, "k_half"], low * ((low + 1) / low) ** share, rtol=1e-4)
@@ -364,111 +329,3 @@ def test_a_plan_without_meaning_is_an_error(change: dict[str, Any], sentence: st
 def test_nothing_to_lesion_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no set to lesion: every k is above the number of ranked neurons"):
         swept(tmp_path, replace(PLAN, arms=("k",), ks=(500,)))
-
-
-@pytest.fixture(scope="module")
-def little(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options of a small sweep of two tags, from a user's list."""
-    path = tmp_path_factory.mktemp("given") / "mine.json"
-    path.write_text(json.dumps({tag: each.model.names for tag, each in best().items()}))
-    numbers, arms = ["--k", "1", "--k", "5", "--k", "50"], ["--arm", "k", "--arm", "layer", "--arm", "cumulative"]
-    options = [*numbers, *arms, "--top", "6", "--controls", "2", "--ablation", "zero"]
-    return ["sweep", "--neurons", str(path), *options]
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few words, and outliers looked for only once, which is what takes long."""
-    monkeypatch.setattr(sweep_run.Study, "corpus", property(lambda _: few()))
-    monkeypatch.setattr(Workbench, "flags", property(lambda _: bench_flags()))
-
-
-FLAGS = Workbench.flags
-
-
-@cache
-def bench_flags() -> Any:
-    return FLAGS.func(bench())
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_command_is_resumed_where_it_was_stopped(
-    little: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        counted(patch, stop_after=0)
-        stopped = CliRunner().invoke(cli.app, [*little, "--out", str(out)])
-    assert stopped.exit_code == 130
-    assert "stopped; the same command goes on from the last finished shard" in stopped.output
-    assert not (out / "sweep.parquet").exists()
-    done = CliRunner().invoke(cli.app, [*little, "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert "given, zero ablation: " in done.output
-    frame = pd.read_parquet(out / "sweep.parquet")
-    assert set(frame["arm"]) == {"k", "cumulative"}  # a list does not say what is best in a layer
-    assert set(frame[frame["arm"] == "k"]["k"]) == {1, 5}
-    assert set(frame["draw"]) == {0, 1, 2}
-    assert list(pd.read_parquet(out / "carriers.parquet")["lesion"]) == list(TWO)
-    warnings = json.loads((out / "manifest.json").read_text())["warnings"]
-    assert any("no curve over single layers" in warning for warning in warnings)
-    calls = counted(monkeypatch)
-    assert CliRunner().invoke(cli.app, [*little, "--out", str(out)]).exit_code == 0
-    assert calls == []
-    other = CliRunner().invoke(cli.app, [*little, "--out", str(out), "--seed", "3"])
-    assert isinstance(other.exception, RunError)
-    assert "holds a run with seed=0, and 3 was asked for" in str(other.exception)
-    more = CliRunner().invoke(cli.app, [*little, "--out", str(out), "--k", "7"])
-    assert "holds a sweep with ks=[1, 5, 50], and [1, 5, 50, 7] was asked for" in str(more.exception)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_sweep_stands_beside_a_run_and_leaves_its_options(tmp_path: Path) -> None:
-    config = Config(methods=("correlation",), top=5, min_words=20, probe_at=("last",), controls=3)
-    study.run(config, tmp_path / "run", stages=("rank",), progress=False)
-    plan = Plan(ks=(1, 5), top=5, ablations=("mean",), controls=2)
-    asked = replace(Config(), methods=("correlation",), top=5, min_words=20)
-    said = sweep_run.run(asked, plan, tmp_path / "run", progress=False)
-    assert said[0].startswith("correlation, mean ablation: ")
-    content = json.loads((tmp_path / "run/manifest.json").read_text())
-    assert content["config"]["controls"] == 3
-    assert content["config"]["probe_at"] == ["last"]
-    assert content["stages"]["sweep"]["state"] == "done"
-    frame = pd.read_parquet(tmp_path / "run/sweep.parquet")
-    page = (tmp_path / "run/report.html").read_text()
-    assert page.count("How many neurons, and where") == 1
-    assert all(
-        f"Rise of a tag’s own loss by {over}" in page for over in ("the number of neurons", "layer, the best of")
-    )
-    keys = json.loads((tmp_path / "run/neurons.json").read_text())["correlation"]
-    sets = json.loads((tmp_path / "run/sweep/sets.json").read_text())["correlation"]
-    assert set(frame["lesion"]) == set(keys)
-    assert all(sets[tag][0] == keys[tag] for tag in keys)
-    moved = Path(shutil.copytree(tmp_path / "run", tmp_path / "copy"))
-    (moved / "sweep.parquet").unlink()
-    (moved / "sweep/sets.json").write_text('{"correlation": 3}')
-    with pytest.raises(RunError, match=r"sets.json: damaged; expected neurons by method and tag; delete the file"):
-        sweep_run.run(asked, plan, moved, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--arm", "up"], "--arm up: expected one of k, layer, cumulative"),
-        (["--k", "0"], "--k 0: expected at least 1"),
-        (["--neurons", "nowhere.json"], "--neurons nowhere.json: cannot be read"),
-        (["--scope", "all", "--scope", "far"], "--scope far: expected one of"),
-    ],
-)
-def test_bad_input_is_one_line(tmp_path: Path, words: list[str], sentence: str) -> None:
-    done = CliRunner().invoke(cli.app, ["sweep", *words, "--out", str(tmp_path / "run")])
-    assert isinstance(done.exception, PosNeuronsError)
-    assert sentence in str(done.exception)
-
-
-def test_the_command_has_the_defaults_of_the_plan() -> None:
-    options = inspect.signature(cli.sweep).parameters
-    assert tuple(options["arms"].default) == Plan().arms
-    assert tuple(options["scopes"].default) == Plan().scopes
-    assert tuple(options["ks"].default) == KS == Plan().ks
-    assert options["controls"].default == Plan().controls

@@ -1,10 +1,12 @@
 """Words that share a token, made one: by hand, against a slow loop, and on the real treebanks."""
 
 import pytest
+from hand_made_text import bank, sentence, words
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shared import llama3_tokenizer, treebank
-from test_alignment import Given, bank, sentence, treebanks, words
+from test_alignment import Given
+from test_alignment_reference import treebanks
 from tokenizers_for_tests import byte_level_bpe
 
 from posneurons.alignment import align

@@ -17,8 +17,9 @@ import posneurons as pn
 from posneurons import verification
 from posneurons.agreement import missed_bound, pearson, recall, spearman
 from posneurons.errors import PosNeuronsError
-from posneurons.lesions import exact_effects, scored_words
+from posneurons.lesions import scored_words
 from posneurons.records import Corpus, Ranking
+from posneurons.singles import exact_effects
 from posneurons.verification import verify
 
 TAGS = ("NOUN", "VERB")

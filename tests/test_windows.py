@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hand_made_text import bank, sentence, words
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shared import llama3_tokenizer, treebank
-from test_alignment import TREEBANKS, Given, bank, sentence, treebanks, words
+from test_alignment import Given
+from test_alignment_reference import TREEBANKS, treebanks
 from tokenizers_for_tests import byte_level_bpe
 
 import posneurons as pn
