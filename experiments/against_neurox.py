@@ -16,9 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from benchmarks.timing import Peak, alone
 from tables import markdown
 
 import posneurons as pn
@@ -67,7 +65,7 @@ def with_neurox(chosen: pn.Treebank, folder: Path) -> dict[str, float]:
     names = sorted({word.tag for each in chosen for word in each.words})
     number = {name: i for i, name in enumerate(names)}
     begin = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         extract_representations(str(folder / "model"), str(text), str(states), output_type="hdf5")
     extracted = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -106,13 +104,14 @@ def bare(chosen: pn.Treebank, folder: Path) -> dict[str, float]:  # noqa: ARG001
 WAYS = {"forward pass alone": bare, "posneurons": with_posneurons, "NeuroX 1.0.9": with_neurox}
 
 
-def measured(way: str, folder: Path) -> dict[str, float]:
-    """One way in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--way", way, "--folder", str(folder)]
-    quiet = {**os.environ, "TQDM_DISABLE": "1"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=quiet)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def measured(way: str, folder: Path, treebank: str, split: str, n: int) -> dict[str, float]:
+    """One way, best in a process of its own: seconds, words, and the mebibytes that it makes the process grow by."""
+    chosen = sentences(treebank, split, n)
+    with Peak() as peak:
+        found = WAYS[way](chosen, folder)
+    words = sum(len(each.words) for each in chosen)
+    seconds = found["read"] + found["rank"]
+    return {**found, "words": words, "MiB": peak.bytes / 2**20, "seconds": seconds, "words/s": round(words / seconds)}
 
 
 def main() -> None:
@@ -120,24 +119,12 @@ def main() -> None:
     options.add_argument("--treebank", default="demo")
     options.add_argument("--split", default="train")
     options.add_argument("--sentences", type=int, default=2000)
-    options.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = options.parse_args()
-    if given.way:
-        chosen = sentences(given.treebank, given.split, given.sentences)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found = WAYS[given.way](chosen, given.folder)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        words = sum(len(each.words) for each in chosen)
-        sys.stdout.write(json.dumps({**found, "words": words, "MiB": grown}) + "\n")
-        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        rows = {way: measured(way, folder) for way in WAYS}
+        rows = {way: alone(measured, way, folder, given.treebank, given.split, given.sentences) for way in WAYS}
     frame = pd.DataFrame(rows).T.rename_axis("way").reset_index()
-    frame["seconds"] = frame["read"] + frame["rank"]
-    frame["words/s"] = (frame["words"] / frame["seconds"]).round()
     shown = frame[["way", "neurons", "words", "seconds", "words/s", "MiB"]]
     sys.stdout.write(markdown(shown, digits=".4g") + "\n")
 

@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 import torch
 
 import posneurons as pn
-from posneurons.lesions import exact_effects, scored_words
+from posneurons.lesions import scored_words
 from posneurons.records import Corpus
+from posneurons.singles import exact_effects
 from posneurons.verification import some_rows
 
 

@@ -25,8 +25,8 @@ import setting
 from plotly.subplots import make_subplots
 
 import posneurons as pn
-from posneurons.curves import carriers
-from posneurons.curves import lines as sentences
+from posneurons.carriers import carriers
+from posneurons.carriers import lines as sentences
 from posneurons.sweep_plan import Plan, best_of
 from posneurons.sweeps import sweep
 from posneurons.theme import BAND, LIGHT, label

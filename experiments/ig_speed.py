@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +27,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from benchmarks.timing import now, turns
 
 import posneurons as pn
 from posneurons import integrated, models
@@ -119,12 +119,6 @@ class Shares:
         return wrapped
 
 
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def shares(job: Callable[[], Any]) -> dict[str, float]:
     """Seconds of one run by what they are spent on."""
     found = Shares()
@@ -147,29 +141,42 @@ def shares(job: Callable[[], Any]) -> dict[str, float]:
     return found.seconds
 
 
-def best_of(job: Callable[[], torch.Tensor], repeats: int) -> tuple[float, torch.Tensor]:
-    seconds = []
-    for _ in range(repeats):
-        begin = now()
-        found = job()
-        seconds.append(now() - begin)
-    return min(seconds), found
+def scenes_of(model: Any, corpus: Corpus, tokens: int) -> list[Scene]:
+    """The words of a corpus in batches of so many tokens."""
+    device = models.describe(model).device
+    return list(scenes(corpus, "predict", device, tokens=tokens, limit=tokens, progress=False, label=""))
+
+
+def some_words(batches: list[Scene], number: int) -> tuple[int, np.ndarray]:
+    """How many words the batches have, and so many of them, spread over all."""
+    everyone = np.sort(np.concatenate([scene.words.cpu().numpy() for scene in batches]))
+    where = np.linspace(0, len(everyone) - 1, min(number, len(everyone))).round().astype(np.int64)
+    return len(everyone), everyone[where]
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference of attributions [word layer neuron], as a share of its layer's largest."""
+    return ((found - expected).abs().amax((0, 2)) / expected.abs().amax((0, 2))).max().item()
 
 
 def compare(model: Any, corpus: Corpus, asked: argparse.Namespace) -> str:
     """The tables."""
     device = models.describe(model).device
-    batches = list(scenes(corpus, "predict", device, tokens=asked.tokens, progress=False, label=""))
-    everyone = np.sort(np.concatenate([scene.words.cpu().numpy() for scene in batches]))
-    words = everyone[np.linspace(0, len(everyone) - 1, min(asked.words, len(everyone))).round().astype(np.int64)]
+    batches = scenes_of(model, corpus, asked.tokens)
+    n_words, words = some_words(batches, asked.words)
     plain(model, corpus, words[:2], asked.steps)  # to warm up
-    quick, found = best_of(lambda: fast(model, batches, asked.steps, words), asked.repeats)
-    full, expected = best_of(lambda: plain(model, corpus, words, asked.steps), asked.repeats)
-    cut, _ = best_of(lambda: plain(model, corpus, words, asked.steps, cut=True), asked.repeats)
-    one, _ = best_of(lambda: plain(model, corpus, words, asked.steps, whole=False, cut=True), asked.repeats)
-    largest = expected.abs().amax((0, 2))
-    off = ((found - expected).abs().amax((0, 2)) / largest).max().item()
-    each, full, cut, one = quick / len(everyone), *(seconds / len(words) for seconds in (full, cut, one))
+    spent = turns(
+        {
+            "fast": lambda: fast(model, batches, asked.steps, words),
+            "full": lambda: plain(model, corpus, words, asked.steps),
+            "cut": lambda: plain(model, corpus, words, asked.steps, cut=True),
+            "one": lambda: plain(model, corpus, words, asked.steps, whole=False, cut=True),
+        },
+        asked.repeats,
+    )
+    off = difference(spent["fast"].found, spent["full"].found)
+    each = spent["fast"].least / n_words
+    full, cut, one = (spent[name].least / len(words) for name in ("full", "cut", "one"))
     parts = shares(lambda: fast(model, batches, asked.steps, words))
     before = float(corpus.word_first[words].mean())
     total = sum(parts.values())
@@ -177,7 +184,7 @@ def compare(model: Any, corpus: Corpus, asked: argparse.Namespace) -> str:
         f"| {name} | {seconds / total:.0%} |\n" for name, seconds in sorted(parts.items(), key=lambda item: -item[1])
     )
     return (
-        f"{corpus.name}: {corpus.n_rows} rows, {len(everyone)} words ({len(words)} in the loops), {asked.steps} nodes, "
+        f"{corpus.name}: {corpus.n_rows} rows, {n_words} words ({len(words)} in the loops), {asked.steps} nodes, "
         f"{before:.1f} tokens before a word, {device}, {torch.get_num_threads()} thread(s); "
         f"largest difference {off:.1e} of a layer's largest attribution\n\n"
         "| way | seconds per word | times faster than the loop |\n|---|---|---|\n"

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.timing import alone
 
 FIELDS: dict[str, Any] = {
     "vocab_size": 32_000,
@@ -60,11 +59,20 @@ def write(folder: Path, **fields: Any) -> None:
     ).save_pretrained(folder)
 
 
-def hugging_face(folder: Path, dtype: torch.dtype) -> Any:
-    """AutoModelForCausalLM alone."""
+def tokenizer_of(folder: Path) -> Any:
+    """What every way loads beside the weights: Llama 3's takes 0.3 GB."""
     import transformers
 
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def hugging_face(folder: Path, dtype: torch.dtype) -> Any:
+    """AutoModelForCausalLM and AutoTokenizer."""
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    model.own_tokenizer = tokenizer_of(folder)
+    return model
 
 
 def posneurons_hooked(folder: Path, dtype: torch.dtype) -> Any:
@@ -91,15 +99,17 @@ def usual_hooked(folder: Path, dtype: torch.dtype) -> Any:
     from transformer_lens.pretrained.weight_conversions import convert_llama_weights
 
     from posneurons.checkpoints import open_checkpoint
-    from posneurons.loading import _llama_fields
+    from posneurons.hooked import _llama_fields
 
     source = hugging_face(folder, dtype)
-    cfg = HookedTransformerConfig.from_dict(_llama_fields(open_checkpoint(folder), source))
+    fields = _llama_fields(open_checkpoint(folder), source) | {"device": str(source.device)}
+    cfg = HookedTransformerConfig.from_dict(fields)
     state = convert_llama_weights(source, cfg)
     model = HookedTransformer(cfg, move_to_device=False)
     model.load_and_process_state_dict(
         state, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
     )
+    model.set_tokenizer(source.own_tokenizer)
     return model.eval()
 
 
@@ -126,11 +136,14 @@ def logits_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     return found if isinstance(found, torch.Tensor) else found.logits
 
 
-def measure(way: str, folder: Path, dtype: torch.dtype) -> dict[str, float]:
-    """Load in this process and say what it took."""
+def measure(way: str, folder: Path, small: Path, dtype: torch.dtype) -> dict[str, float]:
+    """Load in this process, after a small checkpoint, and say what it took, in bytes and seconds."""
+    from transformers.utils import logging
+
     load = {each.__name__: each for each in WAYS}[way]
-    tokens = torch.randint(2, 32_000, BATCH, generator=torch.Generator().manual_seed(0))
-    logits_of(load(folder.parent / "small", dtype), tokens)
+    logging.disable_progress_bar()
+    tokens = torch.randint(2, 4096, BATCH, generator=torch.Generator().manual_seed(0))
+    logits_of(load(small, dtype), tokens)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     zero, begin = memory(), time.perf_counter()
@@ -152,9 +165,26 @@ def measure(way: str, folder: Path, dtype: torch.dtype) -> dict[str, float]:
     }
 
 
+def measure_tokenizer(folder: Path, small: Path) -> int:
+    """Bytes by which the tokenizer alone makes this process grow at most, after a small one."""
+    tokenizer_of(small)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    zero = memory()["VmRSS"]
+    tokenizer = tokenizer_of(folder)
+    found = memory()["VmHWM"] - zero
+    del tokenizer
+    return found
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of a checkpoint's weights."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
 def table(folder: Path, dtype: str) -> str:
     """A row for each way, each from a fresh process."""
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    size = size_of(folder)
     shards = len(list(folder.glob("*.safetensors")))
     rows = [
         f"checkpoint {size / 1e6:.0f} MB in {shards} files, bf16; loaded as {dtype}; batch {BATCH[0]}x{BATCH[1]}\n",
@@ -162,9 +192,7 @@ def table(folder: Path, dtype: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for way in WAYS:
-        command = [sys.executable, __file__, "--way", way.__name__, "--folder", str(folder), "--dtype", dtype]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-        got = json.loads(lines[-1])
+        got = alone(measure, way.__name__, folder, folder.parent / "small", getattr(torch, dtype))
         rows.append(
             f"| {way.__name__} | {got['loading'] / size:.2f} | {got['forward'] / size:.2f} "
             f"| {got['anonymous'] / size:.2f} | {got['seconds']:.1f} s | {got['forward_seconds']:.2f} s "
@@ -174,16 +202,11 @@ def table(folder: Path, dtype: str) -> str:
 
 
 def main() -> None:
-    """Either one measurement, in the process of one way, or the whole table."""
+    """The table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tied", action="store_true", help="embedding and unembedding are one matrix")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--way", choices=[each.__name__ for each in WAYS], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.way:
-        sys.stdout.write(json.dumps(measure(options.way, options.folder, getattr(torch, options.dtype))) + "\n")
-        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "my-llama-3"
         write(folder, tie_word_embeddings=options.tied)

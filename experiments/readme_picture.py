@@ -21,7 +21,7 @@ import plotly.graph_objects as go
 import setting
 from plotly.subplots import make_subplots
 
-from posneurons.manifest import read_json
+from posneurons.files import read_json
 from posneurons.theme import error_bars, label, number
 
 
@@ -37,7 +37,7 @@ def chosen(run: Path, method: str, ablation: str) -> tuple[pd.DataFrame, dict[st
 
 def picture(rows: pd.DataFrame) -> go.Figure:
     """Left the matrix, right the own effects in the same lines."""
-    effects = setting.own(rows).sort_values("delta", ascending=False)
+    effects = setting.own(rows)
     tags = list(effects["lesion"])
     limit = float(effects["delta"].iloc[min(1, len(tags) - 1)])
     keys = rows[rows["set"] == "key"]

@@ -21,6 +21,7 @@ from posneurons.corpora import read_corpus, read_treebank
 from posneurons.exporting import save_figure
 from posneurons.lesion_study import Workbench
 from posneurons.records import Corpus
+from posneurons.run_rows import own_effects, with_controls
 from posneurons.theme import BAND, LIGHT, label, number, template
 
 FIGURES = Path(__file__).parent / "figures"
@@ -88,10 +89,9 @@ def common_tags(bench: Workbench, tags: Sequence[str]) -> list[str]:
 
 
 def own(frame: pd.DataFrame) -> pd.DataFrame:
-    """What each tag's key neurons do to the tag itself, beside the range of its matched random sets."""
-    random = frame[(frame["set"] == "matched") & (frame["lesion"] == frame["tag"])].groupby("lesion")["delta"]
-    keys = frame[(frame["set"] == "key") & (frame["lesion"] == frame["tag"])].set_index("lesion", drop=False)
-    return keys.assign(control_low=random.min(), control_high=random.max(), control_mean=random.mean())
+    """What each tag's key neurons do to the tag itself, beside the range of its matched random sets; by tag."""
+    cells = with_controls(frame, frame["ablation"].iloc[0])
+    return own_effects(cells).set_index("lesion", drop=False)
 
 
 def interval(value: float, low: float, high: float) -> str:

@@ -14,20 +14,18 @@ process, sampled every 20 ms, grows while it streams a part of the corpus, after
 from __future__ import annotations
 
 import argparse
-import gc
-import multiprocessing as mp
 import sys
-import threading
-import time
 
 import numpy as np
 import psutil
 import torch
+from benchmarks.timing import Peak, alone, turns
 
 import posneurons as pn
 from posneurons import models
 from posneurons.activations import WordIndex, batches
 from posneurons.records import Corpus
+from posneurons.words import At
 
 PARTS = (1 / 8, 1 / 4, 1 / 2, 1)
 
@@ -43,61 +41,39 @@ def bare(model: object, corpus: Corpus) -> None:
 
 
 @torch.no_grad()
-def plain(model: object, corpus: Corpus) -> np.ndarray:
-    """What a user would write: cache every layer, keep every word, correlate with numpy."""
+def cached(model: object, corpus: Corpus, at: At = "predict") -> np.ndarray:
+    """What a user would write to get at activations: cache every layer, keep every word [word, all neurons]."""
     info = models.describe(model)
     names = [models.post_name(layer) for layer in range(info.n_layers)]
-    index, kept, tags = WordIndex(corpus, "predict"), [], []
+    index, kept, order = WordIndex(corpus, at), [], []
     for batch in batches(corpus, info.device):
         cache = models.run_with_cache(model, batch.tokens, names)
         words = index.of(batch.rows)
         where = batch.places(corpus, index.position, words)
         kept.append(np.concatenate([cache[name].flatten(0, 1)[where].float().cpu().numpy() for name in names], axis=1))
-        tags.append(corpus.word_tag[words])
-    x, y = np.concatenate(kept), np.eye(len(corpus.tags))[np.concatenate(tags)]
-    x, y = (x - x.mean(0)) / x.std(0), (y - y.mean(0)) / np.maximum(y.std(0), 1e-12)
+        order.append(words)
+    return np.concatenate(kept)[np.argsort(np.concatenate(order))]
+
+
+def plain(model: object, corpus: Corpus, at: At = "predict") -> np.ndarray:
+    """The correlations of every tag and neuron by numpy, from cached activations [tag, all neurons]."""
+    x = cached(model, corpus, at)
+    y = np.eye(len(corpus.tags))[corpus.word_tag[corpus.readable(at)]]
+    with np.errstate(invalid="ignore"):
+        x, y = (x - x.mean(0)) / x.std(0), (y - y.mean(0)) / np.maximum(y.std(0), 1e-12)
     return y.T @ x / len(x)
 
 
-def seconds(job: object, *args: object) -> float:
-    gc.collect()
-    begin = time.perf_counter()
-    job(*args)  # type: ignore[operator]
-    return time.perf_counter() - begin
-
-
-def memory_of(share: float, treebank: str, name: str, device: str, queue: mp.Queue) -> None:
+def memory_of(share: float, treebank: str, name: str, device: str) -> tuple[int, float, float]:
+    """Words, megabytes by which a bare pass makes this process grow, and those that the moments add to it."""
     model = pn.load_model(name, device=device)
     corpus = part_of(pn.align(pn.load_treebank(treebank), model.tokenizer, n_ctx=model.cfg.n_ctx).split("train"), share)
     begin = psutil.Process().memory_info().rss
     bare(model, corpus)  # what torch keeps for itself, mostly kernels for every shape of a batch
-    gc.collect()
-    process, running, peak = psutil.Process(), True, 0
-
-    def watch() -> None:
-        nonlocal peak
-        while running:
-            peak = max(peak, process.memory_info().rss)
-            time.sleep(0.02)
-
-    before = process.memory_info().rss
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    pn.tag_moments(model, corpus)
-    running = False
-    watcher.join()
-    queue.put((len(corpus), (before - begin) / 1e6, (peak - before) / 1e6))
-
-
-def measure_memory(args: argparse.Namespace) -> list[tuple[int, float, float]]:
-    context, rows = mp.get_context("spawn"), []
-    for share in PARTS:
-        queue = context.Queue()
-        process = context.Process(target=memory_of, args=(share, args.treebank, args.model, args.device, queue))
-        process.start()
-        rows.append(queue.get())
-        process.join()
-    return rows
+    before = psutil.Process().memory_info().rss
+    with Peak() as peak:
+        pn.tag_moments(model, corpus)
+    return len(corpus), (before - begin) / 1e6, peak.bytes / 1e6
 
 
 def main() -> None:
@@ -111,12 +87,12 @@ def main() -> None:
     model = pn.load_model(args.model, device=args.device, dtype=args.dtype)
     corpus = pn.align(pn.load_treebank(args.treebank), model.tokenizer, n_ctx=model.cfg.n_ctx).split("train")
     bare(model, part_of(corpus, 0.02))  # warm up
-    times = np.array(
-        [[seconds(bare, model, corpus), seconds(pn.tag_moments, model, corpus)] for _ in range(args.repeats)]
-    )
+    whole = turns({"bare": lambda: bare(model, corpus), "moments": lambda: pn.tag_moments(model, corpus)}, args.repeats)
+    times = np.array([whole["bare"].seconds, whole["moments"].seconds]).T
     small = part_of(corpus, PARTS[0])
-    pairs = [(seconds(pn.tag_moments, model, small), seconds(plain, model, small)) for _ in range(args.repeats)]
-    streamed, cached = np.min(pairs, axis=0)
+    pair = turns({"moments": lambda: pn.tag_moments(model, small), "plain": lambda: plain(model, small)}, args.repeats)
+    streamed, listed = pair["moments"].least, pair["plain"].least
+    grown = [alone(memory_of, share, args.treebank, args.model, args.device) for share in PARTS]
     info = models.describe(model)
     best = times.min(0)
     setting = (
@@ -133,11 +109,11 @@ def main() -> None:
         f"| forward pass with the moments of all tags | {best[1]:.2f} |",
         f"| ratio (each repeat) | {best[1] / best[0]:.3f} ({each}) |",
         f"| on {len(small):,} words: moments | {streamed:.2f} |",
-        f"| on the same: run_with_cache into a list, numpy | {cached:.2f} |",
+        f"| on the same: run_with_cache into a list, numpy | {listed:.2f} |",
         "",
         "| words | growth in the bare forward pass, MB | further growth while streaming moments, MB |",
         "| ---: | ---: | ---: |",
-        *(f"| {words:,} | {bare:.0f} | {growth:.0f} |" for words, bare, growth in measure_memory(args)),
+        *(f"| {words:,} | {bare:.0f} | {growth:.0f} |" for words, bare, growth in grown),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
 

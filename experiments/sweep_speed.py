@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.timing import Spent, turns
 
 import posneurons as pn
 from posneurons.fills import Condition
@@ -62,28 +62,60 @@ def plain(model: Any, corpus: Corpus, sets: list[pn.NeuronSet], rows: int = 32) 
     return losses[:, scored]
 
 
-def timed(job: Callable[[], Any]) -> tuple[float, Any]:
-    begin = time.perf_counter()
-    found = job()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin, found
-
-
-def sweep(model: Any, corpus: Corpus) -> dict[str, list[pn.NeuronSet]]:
+def sweep(model: Any, corpus: Corpus, singles: int = 100) -> dict[str, list[pn.NeuronSet]]:
     """The lesions of each kind."""
     ranking = pn.rank(model, corpus)
     best = ranking.top(100)["NOUN"]
     layers = ranking.top(50, per="layer")["NOUN"]
     first = [pn.NeuronSet(best.layers[:k], best.units[:k]) for k in CURVE]
     return {
-        "single neurons": [pn.NeuronSet.parse([name]) for name in best],
+        "single neurons": [pn.NeuronSet.parse([name]) for name in list(best)[:singles]],
         "sets of one layer": [
             pn.NeuronSet(layers.layers[layers.layers == layer], layers.units[layers.layers == layer])
             for layer in range(model.cfg.n_layers)
         ],
         "first k of all layers": first,
     }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Lesions of one kind: how many, seconds of all by each way, and the largest difference of a loss in nats.
+
+    The plain way is measured on some of them, and its seconds are those of each times their number.
+    """
+
+    number: int
+    plain: Spent
+    ours: Spent
+    off: float
+
+
+def measure(
+    model: Any, corpus: Corpus, plan: dict[str, list[pn.NeuronSet]], *, shown: int, repeats: int, tokens: int
+) -> dict[str, Measured]:
+    """Both ways in turns, for each kind and, by ours, for all of them in one sweep ("the whole sweep")."""
+
+    def ours(sets: list[pn.NeuronSet]) -> np.ndarray:
+        return word_losses(model, corpus, [Condition(each) for each in sets], tokens=tokens).lesioned[0]
+
+    everyone = [each for sets in plan.values() for each in sets]
+    few = corpus.select(np.arange(corpus.n_rows) < 4)
+    plain(model, few, everyone[:1])
+    word_losses(model, few, [Condition(each) for each in everyone[:2]], tokens=tokens)
+    found = {}
+    for kind, sets in plan.items():
+        which = np.linspace(0, len(sets) - 1, min(shown, len(sets))).astype(int)
+        some = [sets[number] for number in which]
+        jobs = {"plain": partial(plain, model, corpus, some), "ours": partial(ours, sets)}
+        spent = turns(jobs, repeats)
+        off = float(np.abs(spent["ours"].found[which] - spent["plain"].found).max())
+        scaled = tuple(seconds * len(sets) / len(some) for seconds in spent["plain"].seconds)
+        found[kind] = Measured(len(sets), Spent(scaled), Spent(spent["ours"].seconds), off)
+    whole = turns({"ours": lambda: ours(everyone)}, repeats)["ours"]
+    slow = tuple(map(sum, zip(*(each.plain.seconds for each in found.values()), strict=True)))
+    off = max(each.off for each in found.values())
+    return found | {"the whole sweep": Measured(len(everyone), Spent(slow), Spent(whole.seconds), off)}
 
 
 def main() -> None:
@@ -103,32 +135,19 @@ def main() -> None:
     whole = pn.align(bank, model.tokenizer, n_ctx=256)
     corpus = some_rows(whole.split(asked.split), asked.words, 0)
     plan = sweep(model, some_rows(whole.split("train"), 20_000, 0))
-    few = corpus.select(np.arange(corpus.n_rows) < 4)
-
-    def ours(sets: list[pn.NeuronSet]) -> np.ndarray:
-        return word_losses(model, corpus, [Condition(each) for each in sets], tokens=asked.tokens).lesioned[0]
-
-    everyone = [each for sets in plan.values() for each in sets]
-    plain(model, few, everyone[:1])
-    fast = min(timed(lambda: ours(everyone))[0] for _ in range(asked.repeats))
-    rows, off, slow_total = [], 0.0, 0.0
-    for kind, sets in plan.items():
-        shown = [sets[i] for i in np.linspace(0, len(sets) - 1, min(asked.plain, len(sets))).astype(int)]
-        slow, quick = [], []
-        for _ in range(asked.repeats):
-            seconds, expected = timed(lambda shown=shown: plain(model, corpus, shown))
-            slow.append(seconds / len(shown))
-            quick.append(timed(lambda sets=sets: ours(sets))[0] / len(sets))
-        off = max(off, float(np.abs(ours(shown) - expected).max()))
-        slow_total += min(slow) * len(sets)
-        rows.append(f"| {kind} | {len(sets)} | {min(slow):.2f} | {min(quick):.3f} | {min(slow) / min(quick):.1f} |")
+    found = measure(model, corpus, plan, shown=asked.plain, repeats=asked.repeats, tokens=asked.tokens)
+    rows = [
+        f"| {kind} | {each.number} | {each.plain.least / each.number:.2f} | {each.ours.least / each.number:.3f} "
+        f"| {each.plain.least / each.ours.least:.1f} |"
+        for kind, each in found.items()
+    ]
+    off, number = found["the whole sweep"].off, found["the whole sweep"].number
     sys.stdout.write(
-        f"{len(everyone)} lesions of {len(corpus.readable('predict'))} words, {asked.dtype}, {asked.device}, "
+        f"{number} lesions of {len(corpus.readable('predict'))} words, {asked.dtype}, {asked.device}, "
         f"{torch.get_num_threads()} thread(s); largest difference {off:.1e} nats\n\n"
         "| lesions | number | plain, s each | ours, s each | times faster |\n|---|---:|---:|---:|---:|\n"
         + "\n".join(rows)
-        + f"\n| the whole sweep | {len(everyone)} | {slow_total:.0f} s in all | {fast:.1f} s in all | "
-        f"{slow_total / fast:.1f} |\n"
+        + "\n"
     )
 
 
