@@ -2,7 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 TL4 := .venv-tl4
-TL4_TESTS := architectures bridge conversions devices
+TL4_TESTS := activations architectures attribution bridge checkpoints conversions devices forks integrated lesions \
+	loading locality models relp
 
 .PHONY: run test test-slow test-tl4 lint docs bench notebook
 .DELETE_ON_ERROR:

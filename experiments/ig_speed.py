@@ -30,10 +30,10 @@ import torch
 from benchmarks.timing import now, turns
 
 import posneurons as pn
-from posneurons import integrated, models
+from posneurons import models, path_runs
 from posneurons.attribution import Scene, scenes
-from posneurons.integrated import attributions
 from posneurons.locality import can_be_local
+from posneurons.path_runs import attributions
 from posneurons.quadrature import Completeness, nodes
 from posneurons.records import Corpus
 
@@ -44,9 +44,7 @@ RULE: Any = "midpoint"
 def plain_word(model: Any, text: torch.Tensor, at: int, target: int, steps: int, whole: bool) -> torch.Tensor:
     """Attributions [layer neuron] to the log-probability of the token after position `at`, layer by layer."""
     tokens, found = text.repeat(steps, 1), []
-    places, weights = (
-        torch.tensor(each, device=text.device)[:, None] for each in zip(*nodes(steps, RULE), strict=True)
-    )
+    places, weights = nodes(steps, RULE, torch.ones(1, device=text.device))
     acts = models.run_with_cache(model, text[None], [models.post_name(layer) for layer in range(model.cfg.n_layers)])
     for layer in range(model.cfg.n_layers):
         here = acts[models.post_name(layer)][0, at].detach()
@@ -83,10 +81,11 @@ def fast(model: Any, batches: list[Scene], steps: int, words: np.ndarray) -> tor
     """The package's way for all words of all rows; those asked for are kept: [word layer neuron]."""
     kept, seen, local = {}, Completeness(), can_be_local(model)
     wanted = set(words.tolist())
+    counts = dict.fromkeys(range(models.describe(model).n_layers), steps)
     for scene in batches:
         mine = [(slot, word) for slot, word in enumerate(scene.words.tolist()) if word in wanted]
         slots = torch.tensor([slot for slot, _ in mine], dtype=torch.int64, device=scene.where.device)
-        how: dict[str, Any] = {"steps": steps, "rule": RULE, "target": TARGET, "path": "layer"}
+        how: dict[str, Any] = {"steps": counts, "rule": RULE, "target": TARGET, "path": "layer"}
         found = torch.stack(
             [each[slots] for _, each in attributions(model, scene, **how, local=local, seen=seen)], dim=1
         )
@@ -132,8 +131,8 @@ def shares(job: Callable[[], Any]) -> dict[str, float]:
     unembedding = "unembedding in float32, there and back"
     with (
         patch.object(models, "residual", found.timed("attention and MLP, forward", models.residual)),
-        patch.object(integrated, "score_and_gradient", found.timed(unembedding, integrated.score_and_gradient)),
-        patch.object(integrated, "_scores", found.timed(unembedding, integrated._scores)),
+        patch.object(path_runs, "score_and_gradient", found.timed(unembedding, path_runs.score_and_gradient)),
+        patch.object(path_runs, "_scores", found.timed(unembedding, path_runs._scores)),
         patch.object(torch.autograd, "grad", graded),
         found.part("the rest"),
     ):

@@ -34,6 +34,9 @@ from posneurons.objectives import score_and_gradient
 from posneurons.records import Corpus, Scored
 from posneurons.words import At, Baseline, Scope
 
+DONORS = 256
+"""Positions whose activations are baselines, at most."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -45,6 +48,34 @@ class Scene:
     targets: Int[Tensor, " word"]
     tags: Int[Tensor, " word"]
     rows: Int[Tensor, " word"]
+
+
+@dataclass(frozen=True)
+class _Donors:
+    """Per layer the activations at some positions, and which of these each token of a corpus has."""
+
+    values: list[Float[Tensor, "donor neuron"]]
+    choice: Int[Tensor, " token"]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """From an activation to its baseline: 0, fixed values per neuron, or those of donors."""
+
+    fixed: Float[Tensor, "layer neuron"] | None
+    donors: _Donors | None
+
+    def of(
+        self, tokens: Int[Tensor, " place"], layer: int, values: Float[Tensor, "place neuron"]
+    ) -> Float[Tensor, "place neuron"]:
+        """The way to go for some tokens."""
+        if self.donors is not None:
+            return self.donors.values[layer].to(values)[self.donors.choice[tokens].to(values.device)] - values
+        return -values if self.fixed is None else self.fixed[layer] - values
+
+
+ToBaseline = Callable[[int, Float[Tensor, "place neuron"]], Float[Tensor, "place neuron"]]
+"""Of a batch's places, from a layer and its activations there to how far they are from their baseline."""
 
 
 def scenes(
@@ -91,8 +122,8 @@ def attribution(
         scope: "local", the loss at the very position where the neuron fires, or "all", through attention too.
         contrast: True for the mean on the tag minus that on the rest, over its error (see
             `EffectAccumulator.contrast`); False for the mean rise in nats.
-        baseline: "zero", "mean" (over the corpus' tokens after BOS), or "donor" (its value at another position, drawn
-            at random inside the batch, so of a sentence of similar length, and by chance its own).
+        baseline: "zero", "mean" (over the corpus' tokens after BOS), or "donor" (its value at one of 256 positions
+            drawn at random: of words in the local scope, of all tokens after BOS in the other).
         seed: of the donors.
         tokens: size of a batch.
         progress: show a bar.
@@ -103,11 +134,11 @@ def attribution(
         AlignmentError: where the corpus does not fit the model.
     """
     check_fits(model, corpus)
-    fixed = _fixed_baseline(model, corpus, baseline, tokens, progress)
+    fixed = token_means(model, corpus, tokens=tokens, progress=progress) if baseline == "mean" else None
+    donors = _donors(model, corpus, at if scope == "local" else None, seed, tokens) if baseline == "donor" else None
     state = _effects(
-        model, corpus, fixed, seed if baseline == "donor" else None,
-        at=at, scope=scope, tokens=tokens, progress=progress, rules=rules,
-    )  # fmt: skip
+        model, corpus, _Change(fixed, donors), at=at, scope=scope, tokens=tokens, progress=progress, rules=rules
+    )
     scored = state.contrast() if contrast else state.mean()
     return scored if scope == "all" or can_be_local(model) else scored.noting(way="one position at a time")
 
@@ -116,8 +147,7 @@ def attribution(
 def _effects(
     model: Any,
     corpus: Corpus,
-    fixed: Float[Tensor, "layer neuron"] | None,
-    donors: int | None,
+    change: _Change,
     *,
     at: At,
     scope: Scope,
@@ -125,26 +155,53 @@ def _effects(
     progress: bool,
     rules: Callable[[Any], list[Hook]] | None,
 ) -> EffectAccumulator:
-    """Sums of the estimates: towards fixed values, or towards those of donors, which are drawn with that seed."""
     info, local = models.describe(model), can_be_local(model)
     state = EffectAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device)
     kind: Kind = "graph" if scope == "local" else "graph_all"
     room = limit(model, kind, corpus.row_bounds)
     for scene in scenes(corpus, at, info.device, tokens=tokens, limit=room, progress=progress, label="attribution"):
-        size = len(scene.where) if scope == "local" else len(scene.batch.token_places())
-        donor = None if donors is None else _donor(size, donors, int(scene.batch.rows[0])).to(info.device)
-        change = _Change(fixed, donor)
         extra = rules(model) if rules else []
+        places = scene.where if scope == "local" else scene.batch.token_places()
+        to_baseline = partial(change.of, _numbers(corpus, scene.batch, places))
         if scope == "local":
-            _add_local(model, scene, change, state, extra, local)
+            _add_local(model, scene, to_baseline, state, extra, local)
         else:
-            _add_all(model, scene, change, state, extra)
+            _add_all(model, scene, to_baseline, state, extra)
     return state
 
 
-def _donor(size: int, seed: int, row: int) -> Int[Tensor, " row"]:
-    """A donor for each of so many places of the batch with that first row, whichever batches were before it."""
-    return torch.from_numpy(np.random.default_rng((seed, row)).permutation(size))
+def _numbers(corpus: Corpus, batch: Batch, places: Int[Tensor, " place"]) -> Int[Tensor, " place"]:
+    """Where the tokens at some places after BOS stand in `corpus.tokens`."""
+    slot, pos = places // batch.tokens.shape[1], places % batch.tokens.shape[1]
+    return torch.from_numpy(corpus.row_bounds[batch.rows]).to(places.device)[slot] + pos - 1
+
+
+@torch.no_grad()
+def _donors(model: Any, corpus: Corpus, at: At | None, seed: int, tokens: int) -> _Donors:
+    """Activations at positions drawn at random, of words read at `at` or of all tokens, and each token's donor."""
+    info, rng = models.describe(model), np.random.default_rng(seed)
+    if at is None:
+        everyone = np.arange(len(corpus.tokens))
+    else:
+        words = corpus.readable(at)
+        everyone = corpus.row_bounds[corpus.word_row[words]] + corpus.positions(at)[words] - 1
+    drawn = np.sort(rng.choice(everyone, min(DONORS, len(everyone)), replace=False))
+    rows = np.searchsorted(corpus.row_bounds, drawn, side="right") - 1
+    some = corpus.select(np.isin(np.arange(corpus.n_rows), rows))
+    slot, pos = np.unique(rows, return_inverse=True)[1], drawn - corpus.row_bounds[rows] + 1
+    dtype = getattr(torch, info.dtype)
+    values = [torch.empty(len(drawn), info.d_mlp, dtype=dtype, device=info.device) for _ in range(info.n_layers)]
+    for batch in batches(some, info.device, tokens, limit=limit(model, "forward", some.row_bounds)):
+        mine = np.flatnonzero(np.isin(slot, batch.rows))
+        where = np.searchsorted(batch.rows, slot[mine]) * batch.tokens.shape[1] + pos[mine]
+
+        def keep(value: Tensor, hook: Any, layer: int, mine: Any = mine, where: Any = where) -> None:  # noqa: ARG001
+            values[layer][mine] = value.flatten(0, 1)[torch.from_numpy(where).to(value.device)].to(info.device)
+
+        hooks = [(models.post_name(layer), partial(keep, layer=layer)) for layer in range(info.n_layers)]
+        models.residual(model, batch.tokens, hooks)
+    choice = rng.integers(len(drawn), size=len(corpus.tokens)) if len(drawn) else np.zeros(0, dtype=np.int64)
+    return _Donors(values, torch.from_numpy(choice).to(info.device))
 
 
 def relp(model: Any, corpus: Corpus, *, frozen_patterns: bool = False, **options: Any) -> Scored:
@@ -169,25 +226,6 @@ def relp(model: Any, corpus: Corpus, *, frozen_patterns: bool = False, **options
         return attribution(model, corpus, rules=partial(_relevance_rules, frozen_patterns=frozen_patterns), **options)
 
 
-@dataclass(frozen=True)
-class _Change:
-    """From an activation to its baseline: fixed values per neuron, or those of other rows."""
-
-    fixed: Float[Tensor, "layer neuron"] | None
-    donor: Int[Tensor, " row"] | None
-
-    def of(self, layer: int, values: Float[Tensor, "row neuron"]) -> Float[Tensor, "row neuron"]:
-        if self.donor is not None:
-            return values[self.donor] - values
-        return -values if self.fixed is None else self.fixed[layer] - values
-
-
-def _fixed_baseline(
-    model: Any, corpus: Corpus, baseline: Baseline, tokens: int, progress: bool
-) -> Float[Tensor, "layer neuron"] | None:
-    return token_means(model, corpus, tokens=tokens, progress=progress) if baseline == "mean" else None
-
-
 def _run(
     model: Any, scene: Scene, before: Sequence[Hook], extra: Sequence[Hook]
 ) -> tuple[list[Tensor], Float[Tensor, "word d_model"], Float[Tensor, "word d_model"]]:
@@ -210,7 +248,7 @@ def _run(
 
 
 def _add_local(
-    model: Any, scene: Scene, change: _Change, state: EffectAccumulator, extra: Sequence[Hook], local: bool
+    model: Any, scene: Scene, change: ToBaseline, state: EffectAccumulator, extra: Sequence[Hook], local: bool
 ) -> None:
     acts, states, gradient = _run(model, scene, local_hooks(model) if local else [], extra)
     slopes = (
@@ -220,7 +258,7 @@ def _add_local(
     )
     for layer, (values, slope) in enumerate(zip(acts, slopes, strict=True)):
         here = values.detach().flatten(0, 1)[scene.where].float()
-        state.update(layer, scene.tags, scene.rows, change.of(layer, here) * slope.float())
+        state.update(layer, scene.tags, scene.rows, change(layer, here) * slope.float())
 
 
 def _one_position_at_a_time(
@@ -237,12 +275,12 @@ def _one_position_at_a_time(
     return slopes
 
 
-def _add_all(model: Any, scene: Scene, change: _Change, state: EffectAccumulator, extra: Sequence[Hook]) -> None:
+def _add_all(model: Any, scene: Scene, change: ToBaseline, state: EffectAccumulator, extra: Sequence[Hook]) -> None:
     """Sum over a row's positions, for the loss of each tag's words in it: one backward pass per tag of the batch."""
     acts, states, gradient = _run(model, scene, [], extra)
     places, width = scene.batch.token_places(), scene.batch.tokens.shape[1]
     rows = torch.from_numpy(scene.batch.rows).to(places.device)
-    differences = [change.of(layer, values.detach().flatten(0, 1)[places].float()) for layer, values in enumerate(acts)]
+    differences = [change(layer, values.detach().flatten(0, 1)[places].float()) for layer, values in enumerate(acts)]
     cells: list[Tensor] = []
     sums: list[list[Tensor]] = [[] for _ in acts]
     for tag in torch.unique(scene.tags):

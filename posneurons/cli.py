@@ -145,7 +145,7 @@ def _study(
 
 
 def _run(config: Config, out: Path, stages: tuple[str, ...]) -> None:
-    with _stoppable("stage"):
+    with _stoppable("goes on from the last finished stage"):
         from posneurons.distributed import lead
         from posneurons.study import run
 
@@ -159,12 +159,12 @@ def _run(config: Config, out: Path, stages: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _stoppable(finished: str) -> Iterator[None]:
-    """Ctrl-C becomes one line and status 130."""
+def _stoppable(then: str = "begins anew") -> Iterator[None]:
+    """Ctrl-C becomes one line, which says what the same command does then, and status 130."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"posneurons: stopped; the same command goes on from the last finished {finished}", err=True)
+        typer.echo(f"posneurons: stopped; the same command {then}", err=True)
         raise typer.Exit(130) from None
 
 
@@ -172,7 +172,7 @@ for _name, _help in HELP.items():
     app.command(_name, help=_help)(_study)
 TOOLS: dict[str, Callable[..., None]] = {"steer": steer, "tag": tag_texts, "doctor": doctor}
 for _name, _tool in TOOLS.items():
-    app.command(_name)(_tool)
+    app.command(_name)(_stoppable()(_tool))
 
 
 @app.command()
@@ -258,11 +258,12 @@ def sweep(
         for line in run(config, plan, out, command=command, progress=sys.stderr.isatty()):
             typer.echo(line)
 
-    with _stoppable("shard"):
+    with _stoppable("goes on from the last finished shard"):
         lead(work)
 
 
 @app.command()
+@_stoppable()
 def report(
     run_directory: RunDirectory = None,
     out: OfRun = DEFAULT_OUT,
@@ -272,7 +273,7 @@ def report(
     from posneurons.exporting import check_formats, save_figures
     from posneurons.lock import alone
     from posneurons.manifest import read_manifest
-    from posneurons.report import build_report
+    from posneurons.report import write_page
     from posneurons.run_figures import figures_of
     from posneurons.run_files import read_run
 
@@ -280,7 +281,7 @@ def report(
     folder = run_directory or out
     read_manifest(folder)  # where there is no run, no folder is made
     with alone(folder, shlex.join(["posneurons", *sys.argv[1:]])):
-        build_report(folder)
+        write_page(folder)
         _tell(folder)
         if figures:
             paths = save_figures(figures_of(read_run(folder)), folder / "figures", figures)

@@ -22,6 +22,9 @@ MOST = 10**9
 MOST_SEED = 2**32 - 1
 """What every library in use takes as a seed."""
 
+LOADING = ("backend", "device", "dtype", "revision", "n_devices")
+"""Options that, beside its name, say how a model is loaded."""
+
 _FOLD = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 
 
@@ -31,6 +34,11 @@ def check_number(name: str, number: int | float, least: int | float, most: int |
         raise RunError(f"--{name} {number}: expected at least {least}")
     if number > most:
         raise RunError(f"--{name} {number}: expected at most {most}")
+
+
+def loading_of(config: object) -> dict[str, Any]:
+    """The options of a configuration that `load_model` takes beside a name."""
+    return {name: getattr(config, name) for name in LOADING}
 
 
 def fold_of(split: str) -> tuple[int, int] | None:

@@ -14,7 +14,9 @@ Helpers know the model as it was loaded: one that was changed, or that has hooks
 
 from __future__ import annotations
 
+import operator
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -53,7 +55,8 @@ class _Share:
 class _Team:
     """The processes of a run, as one of them knows them.
 
-    `busy` from when a call is sent until all have reported: then helpers listen to nothing else.
+    `busy` from when a call is sent until all have reported: then helpers listen to nothing else. `on_device` is how
+    many have their model where this one has it, itself among them.
     """
 
     rank: int
@@ -62,6 +65,7 @@ class _Team:
     share: _Share | None = None
     busy: bool = False
     alone: bool = False
+    on_device: int = 1
 
 
 _team: ContextVar[_Team | None] = ContextVar("team", default=None)
@@ -111,6 +115,12 @@ def sharing() -> int:
     return team.size if team and team.share and team.share.open else 1
 
 
+def on_device() -> int:
+    """How many processes work at this moment on the device of this one, itself among them."""
+    team = _team.get()
+    return team.on_device if team and team.share else 1
+
+
 def refuse(command: str) -> None:
     """Raise RunError under torchrun, for a command that many processes cannot share; all but one end in silence."""
     if not _launched():
@@ -126,6 +136,7 @@ def load_model(name: str, **options: Any) -> Any:
     if team is None:
         return models.load_model(name, **options)
     _call(team, _load, None, (name,), options)
+    _call(team, _count, None, (_call(team, _place, operator.add, (), {}),), {})
     return team.model
 
 
@@ -134,6 +145,17 @@ def _load(name: str, *, device: str | None = None, n_devices: int = 1, **options
         device = f"cuda:{n_devices * distributed.get_node_local_rank(fallback_rank=0)}"
     team = _member()
     team.model = models.load_model(name, device=device, n_devices=n_devices, **options)
+
+
+def _place() -> list[tuple[str, str]]:
+    """The machine and the device where the model of this process is."""
+    return [(socket.gethostname(), models.describe(_member().model).device)]
+
+
+def _count(places: list[tuple[str, str]]) -> None:
+    """Take note of how many are in the place of this process, of those of all in their order."""
+    team = _member()
+    team.on_device = places.count(places[team.rank])
 
 
 def shared(merge: Callable[[Part, Part], Part]) -> Callable[[Callable[P, Part]], Callable[P, Part]]:

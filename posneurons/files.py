@@ -18,8 +18,8 @@ from typing import Any
 
 from posneurons.errors import RunError
 
-PART = ".part"
-"""What the temporary name of a file ends in."""
+PART = ".posneurons.part"
+"""What the temporary name of a file ends in; nobody else's does, as what a killed process leaves of it is removed."""
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def residual(
             be on the layers that are skipped.
 
     Raises:
-        KeyError: where a HookedTransformer has no hook of a name.
+        KeyError: where the model has no hook of a name.
     """
     wanted = gathered(model, hooks)
     if is_bridge(model):
@@ -97,6 +97,10 @@ def _bridge_residual(
     """The Bridge's own `stop_at_layer` runs the unembedding where it is the number of layers, so stop at the norm; its
     `start_at_layer`, where it has one, runs the earlier layers all the same, so keep them from running.
     """
+    points = model.hook_dict
+    for name, _ in hooks:
+        if name not in points:
+            raise KeyError(name)  # the Bridge of transformer-lens 3 would run without it
 
     def stop(value: Tensor, hook: Any) -> None:  # noqa: ARG001
         raise _StopError(value)

@@ -17,16 +17,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from posneurons import models
 from posneurons.activations import BATCH_TOKENS, check_fits
-from posneurons.attribution import scenes
-from posneurons.distributed import shared
-from posneurons.effects import EffectAccumulator
-from posneurons.integrated import attributions
-from posneurons.locality import can_be_local
-from posneurons.memory import limit
-from posneurons.path_sums import Sums, in_two
-from posneurons.quadrature import EARLY, Completeness
+from posneurons.path_sums import Integral, path_sums
 from posneurons.records import Corpus, Scored
 from posneurons.words import At, Per, Rule, Target
 
@@ -42,7 +34,7 @@ def key_neuron_rule(
     steps: int = 6,
     rule: Rule = "gauss_legendre",
     target: Target = "log_probability",
-    seed: int = 0,  # noqa: ARG001
+    seed: int = 0,
     tokens: int = BATCH_TOKENS,
     progress: bool = False,
 ) -> Scored:
@@ -59,7 +51,7 @@ def key_neuron_rule(
         steps: nodes of the integral.
         rule: where they lie; see `integrated_gradients`.
         target: what is attributed.
-        seed: not used.
+        seed: of the sentences of the pilot on which nodes are chosen.
         tokens: size of a batch.
         progress: show a bar.
 
@@ -68,48 +60,11 @@ def key_neuron_rule(
         AlignmentError: where the corpus does not fit the model.
     """
     check_fits(model, corpus)
-    how: dict[str, Any] = {"at": at, "share": share, "per": per, "steps": steps, "rule": rule, "target": target}
-    state, seen = in_two(partial(_summed, model, **how, tokens=tokens, progress=progress), corpus, tokens)
-    seen.check()
+    integral = Integral(at, steps, rule, target, "layer", seed, tokens)
+    state, seen = path_sums(model, corpus, integral, progress, take=partial(best, share=share), per=per)
     rates = state.mean()
     scores = log_odds(rates.scores, rates.count) if contrast else rates.scores
     return Scored(scores, rates.count).noting(completeness_error=seen.error())
-
-
-@shared(Sums.merged)
-def _summed(
-    model: Any,
-    corpus: Corpus,
-    begin: dict[int, int],
-    *,
-    at: At,
-    share: float,
-    per: Per,
-    steps: int,
-    rule: Rule,
-    target: Target,
-    tokens: int,
-    progress: bool,
-) -> Sums:
-    """How often each neuron is among the best; layers begin with as many nodes as `begin` says, else `steps`."""
-    info, seen = models.describe(model), Completeness()
-    state = EffectAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device)
-    how: dict[str, Any] = {"steps": steps, "rule": rule, "target": target, "path": "layer"}
-    how |= {"local": can_be_local(model), "seen": seen}
-    many = {"tokens": tokens, "limit": limit(model, "path", corpus.row_bounds)}
-    for scene in scenes(corpus, at, info.device, **many, progress=progress, label="key neurons"):
-        seen.steps = dict(begin)
-        found = attributions(model, scene, **how)
-        if per == "layer":
-            for layer, values in found:
-                state.update(layer, scene.tags, scene.rows, best(values, share))
-        else:
-            together = best(torch.stack([values for _, values in found], dim=1).flatten(1), share)
-            parts = rearrange(together, "word (layer neuron) -> layer word neuron", layer=info.n_layers)
-            for layer in range(info.n_layers):
-                state.update(layer, scene.tags, scene.rows, parts[layer])
-        seen.check(EARLY)
-    return Sums(state, seen)
 
 
 def best(values: Float[Tensor, "word neuron"], share: float) -> Float[Tensor, "word neuron"]:

@@ -30,6 +30,12 @@ Model = Any
 TOLERANCE = 0.02
 """Mean difference of log-probabilities from Hugging Face's, in nats, at which a model in float32 is another one."""
 
+_SIZES = (
+    "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
+    "max_position_embeddings", "n_embd", "n_head", "n_inner", "n_positions",
+)  # fmt: skip
+"""Sizes in a config.json, by the names of most architectures."""
+
 DeviceMap = str | Mapping[str, str | int] | None
 """As Hugging Face understands it: "auto", "balanced", or the device of every module."""
 
@@ -57,6 +63,7 @@ def build(
         ModelError: where a library cannot load the checkpoint, with its reason.
     """
     with quiet():
+        _check_config(checkpoint)
         tokenizer = _load_tokenizer(checkpoint.name, checkpoint.folder)
         source = _load_source(checkpoint, dtype, _placed(device, backend, n_devices, device_map))
         source.requires_grad_(requires_grad=False)
@@ -69,6 +76,22 @@ def build(
     if logits.isnan().any():
         raise ModelError(f"{checkpoint.name}: its logits are not numbers as {dtype}; load it with dtype='float32'")
     return model, n_parameters
+
+
+def _check_config(checkpoint: Checkpoint) -> None:
+    """Raise ModelError where config.json tells of no model, before others stumble over it (the tokenizer reads it)."""
+    from transformers import AutoConfig
+
+    for key in _SIZES:
+        if isinstance(size := checkpoint.config.get(key), int) and size < 1:
+            raise ModelError(f"{checkpoint.name}: {key} is {size} in config.json; expected at least 1: correct it")
+    try:
+        AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            f"{checkpoint.name}: transformers cannot read config.json ({_reason(error)}); correct it, or fetch the "
+            "checkpoint again"
+        ) from error
 
 
 def _check_numbers(checkpoint: Checkpoint, source: Any) -> None:
@@ -164,6 +187,7 @@ def _load_source(checkpoint: Checkpoint, dtype: torch.dtype, placed: dict[str, A
             trust_remote_code=False,
             attn_implementation="eager",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             **placed,
         )
     except torch.OutOfMemoryError:
@@ -175,6 +199,11 @@ def _load_source(checkpoint: Checkpoint, dtype: torch.dtype, placed: dict[str, A
             f"{checkpoint.name}: transformers cannot load {checkpoint.architecture} ({_reason(error)}); check "
             "config.json and the weight files"
         ) from error
+    for key, found, expected in sorted(report["mismatched_keys"])[:1]:
+        raise ModelError(
+            f"{checkpoint.name}: {key} is {list(found)} in the weights and {list(expected)} by config.json; expected "
+            "the same: fetch the checkpoint again"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
@@ -231,7 +260,9 @@ def _bridge(checkpoint: Checkpoint, source: Any, tokenizer: Any) -> Model:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+    """What an error says first; where that is a heading, what stands below it too."""
+    head, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join([head, *(line.strip() for line in more[:1] if head.endswith(":"))])[:200]
 
 
 def _reason(error: Exception) -> str:

@@ -35,8 +35,11 @@ def alone(folder: Path, command: str = "") -> Iterator[None]:
         RunError: where another process writes there, or the folder cannot be made, written or locked.
     """
     try:
+        str(folder).encode()  # Arrow writes no file where a name is no text
         folder.mkdir(parents=True, exist_ok=True)
         held = FileLock(folder / LOCK, timeout=0).acquire()
+    except UnicodeEncodeError:
+        raise RunError(f"--out {folder}: this name is not UTF-8; choose another") from None
     except Timeout:
         raise RunError(f"{folder}: {_holder(folder)}; wait until it has ended, or choose another --out") from None
     except (OSError, NotImplementedError) as error:
@@ -51,7 +54,8 @@ def alone(folder: Path, command: str = "") -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / HOLDER).unlink(missing_ok=True)
+            with suppress(OSError):  # what went wrong inside matters more
+                (folder / HOLDER).unlink(missing_ok=True)
 
 
 def _holder(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -91,6 +92,19 @@ class Manifest:
     warnings: list[str] = field(default_factory=list)
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What a ranking measured of itself, by the name it has in neurons.json."""
+
+    @property
+    def software(self) -> dict[str, str]:
+        """What the run was begun with: this package, its commit, and the packages below it, by name."""
+        return {"posneurons": self.posneurons, "commit": str(self.git), **self.versions}
+
+    def refusal(self, folder: Path, wanted: Mapping[str, Any], names: Iterable[str]) -> RunError:
+        """The error of a folder that holds this run, where options of these names are other than those wanted."""
+        told = "; ".join(f"{name}={self.config.get(name)!r}, and {wanted[name]!r} was asked for" for name in names)
+        return RunError(
+            f"{folder}: holds a run with {told}; repeat its options ({self.command or 'called in Python'}), or choose "
+            "another --out"
+        )
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json` into a run directory."""

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Int
 from numpy import ndarray
 
+from posneurons import distributed
 from posneurons.errors import RunError
 from posneurons.models import ModelInfo, describe
 
@@ -126,11 +127,14 @@ def affordable(free: int, info: ModelInfo, per_token: int) -> int:
 
 
 def free_bytes(device: str) -> int:
-    """Bytes that are free on a device, what the allocator holds for later included."""
+    """Bytes that are free on a device for this process, what its allocator holds for later included.
+
+    Of processes that share a pass on one device, each has its part of what is free.
+    """
     if torch.device(device).type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held
-    return int(psutil.virtual_memory().available)
+        return int(torch.cuda.mem_get_info(device)[0]) // distributed.on_device() + held
+    return int(psutil.virtual_memory().available) // distributed.on_device()
 
 
 def ran_out(error: Exception) -> bool:

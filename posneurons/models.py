@@ -200,13 +200,11 @@ def run_with_cache(
         ModelError: where a name is no hook that was reached.
     """
     if forward.is_bridge(model):
+        points = model.hook_dict
+        known = [name for name in names if name in points]  # 4.x has an error of its own for names that are no hooks
         with model.hooks(fwd_hooks=[("ln_final.hook_in", _stop_a_bridge)]):
-            _, cache = model.run_with_cache(
-                tokens.to(model.cfg.device), names_filter=list(names), return_cache_object=False
-            )
-        found = {
-            name: cache.get(name, cache.get(model.hook_dict[name].name)) for name in names if name in model.hook_dict
-        }
+            _, cache = model.run_with_cache(tokens.to(model.cfg.device), names_filter=known, return_cache_object=False)
+        found = {name: cache.get(name, cache.get(points[name].name)) for name in known}
     else:
         _, found = model.run_with_cache(
             tokens,

@@ -26,6 +26,8 @@ from plotly.offline import get_plotlyjs
 from posneurons import blocks, run_tables
 from posneurons.files import write_whole
 from posneurons.findings import lead, sentences
+from posneurons.lock import alone
+from posneurons.manifest import read_manifest
 from posneurons.run_figures import keyed_figures
 from posneurons.run_files import Run, read_run
 from posneurons.theme import number, template
@@ -37,8 +39,16 @@ def build_report(run_dir: Path) -> Path:
     """Write `report.html` from the other files of a run directory and return its path.
 
     A stage that was not run is said to be missing in its section. Raises RunError (where, found, expected, what to do)
-    where the manifest, or a file of a stage that the manifest calls done, is missing or damaged; an older page stays.
+    where the manifest, or a file of a stage that the manifest calls done, is missing or damaged (an older page stays),
+    or where another process works in the directory.
     """
+    read_manifest(run_dir)  # where there is no run, no folder is made
+    with alone(run_dir):
+        return write_page(run_dir)
+
+
+def write_page(run_dir: Path) -> Path:
+    """What `build_report` does, for those who hold the lock of the run directory."""
     page = page_of(read_run(run_dir))
     path = run_dir / "report.html"
     write_whole(path, lambda part: part.write_text(page, encoding="utf-8", errors="backslashreplace"))

@@ -17,7 +17,7 @@ from posneurons import memory, models
 from posneurons.activations import token_statistics
 from posneurons.alignment import align
 from posneurons.backends import Backend, default_backend
-from posneurons.config import MOST_SEED, check_number
+from posneurons.config import MOST_SEED, check_number, loading_of
 from posneurons.corpora import read_tagged
 from posneurons.errors import NeuronError, RunError
 from posneurons.files import write_json, write_whole
@@ -126,14 +126,7 @@ def _run(
     manifest = _open(config, out, command)
     bank = read_tagged(config.treebank, config.tag, config.classes, config.cache, progress=progress)
     tagger: Tagger = stanza_tagger(config.language) if config.tagger == "stanza" else simple_tagger(bank)
-    model = models.load_model(
-        config.model,
-        backend=config.backend,
-        device=config.device,
-        dtype=config.dtype,
-        revision=config.revision,
-        n_devices=config.n_devices,
-    )
+    model = models.load_model(config.model, **loading_of(config))
     manifest.model = asdict(models.describe(model))
     manifest.treebank = {"name": bank.name, "sha256": bank.sha256}
     found = tag_shift(
@@ -181,11 +174,10 @@ def _chosen(config: SteerConfig) -> tuple[str, str, NeuronSet, NeuronSet]:
 def _open(config: SteerConfig, out: Path, command: str) -> Manifest:
     """A new manifest. Raises RunError where `out` holds another run."""
     wanted = {name: list(each) if isinstance(each, tuple) else each for name, each in asdict(config).items()}
-    if (out / "manifest.json").exists() and (old := Manifest.load(out)).config != wanted:
-        raise RunError(
-            f"{out}: holds a run with other options ({old.command or 'made in Python'}); repeat that command, or "
-            "choose another --out"
-        )
+    if (out / "manifest.json").exists():
+        old = Manifest.load(out)
+        if other := [name for name in wanted if old.config.get(name) != wanted[name]]:
+            raise old.refusal(out, wanted, other)
     return Manifest(command=command, config=wanted)
 
 

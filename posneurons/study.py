@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +18,9 @@ from typing import Any, cast
 import numpy as np
 
 from posneurons import distributed, memory, models, report, stages
-from posneurons.config import Config
+from posneurons.config import Config, loading_of
 from posneurons.corpora import described, read_corpus, read_treebank
+from posneurons.digests import corpus_digest, identity
 from posneurons.errors import RunError
 from posneurons.files import damaged, sha256_of
 from posneurons.lock import alone
@@ -103,6 +104,7 @@ class Study:
         self.how: dict[str, Any] = {"tokens": config.batch_tokens, "progress": progress}
         self._rankings: dict[tuple[str, At], Ranking] = {}
         self.manifest = _open_run(config, out, command)
+        self._software = Manifest(command, {}).software
 
     def do(self, stage: str) -> None:
         """Run one stage, unless it is done and its files are there."""
@@ -113,7 +115,7 @@ class Study:
             stages.STAGES[stage](self)
         self.finish(stage, begin)
         if stage == "report":
-            report.build_report(self.out)
+            report.write_page(self.out)
 
     def has(self, stage: str) -> bool:
         """Whether a stage is done and its files are there; one that has lost a file is done no longer.
@@ -138,7 +140,16 @@ class Study:
         return True
 
     def finish(self, stage: str, begin: float) -> None:
-        """Mark a stage that began at `begin` (of `time.perf_counter`) as done, with the sha256 of what it wrote."""
+        """Mark a stage that began at `begin` (of `time.perf_counter`) as done, with the sha256 of what it wrote.
+
+        Where the run was begun with other software than this, that is among its warnings.
+        """
+        before, now = self.manifest.software, self._software
+        other = [f"{name} {now[name]} (before: {before.get(name)})" for name in now if before.get(name) != now[name]]
+        if other and stage in stages.STAGES:
+            self.warn(
+                f"the stage {stage} was made with other software than this run was begun with: {', '.join(other)}"
+            )
         files = sorted(path for name in FILES.get(stage, ()) for path in self.out.glob(name))
         self.manifest.stages[stage] = {
             "state": "done",
@@ -151,16 +162,10 @@ class Study:
     def model(self) -> Any:
         """The model, loaded."""
         config = self.config
-        model = distributed.load_model(
-            config.model,
-            backend=config.backend,
-            device=config.device,
-            dtype=config.dtype,
-            revision=config.revision,
-            n_devices=config.n_devices,
-        )
-        found = asdict(models.describe(model))
-        self._same("model", self.manifest.model, found, ("config_sha256", "revision", "dtype", "n_parameters"))
+        model = distributed.load_model(config.model, **loading_of(config))
+        found = asdict(models.describe(model)) | {"weights": identity(model)}
+        names = ("config_sha256", "revision", "dtype", "n_parameters", "weights")
+        self._same("model", self.manifest.model, found, names)
         self.manifest.model = found
         if distributed.size() > 1:
             self.manifest.notes["processes"] = {"count": distributed.size()}
@@ -173,8 +178,8 @@ class Study:
         corpus, more = read_corpus(self.config, bank, self.model.tokenizer, models.describe(self.model).n_ctx)
         for note in notes + more:
             self.warn(note)
-        found = described(bank, corpus)
-        self._same("treebank", self.manifest.treebank, found, ("sha256", "tagset", "splits"))
+        found = described(bank, corpus) | {"corpus": corpus_digest(corpus)}
+        self._same("treebank", self.manifest.treebank, found, ("sha256", "tagset", "splits", "corpus"))
         self.manifest.treebank = found
         self.manifest.dropped = [
             {"split": split, "tag": tag, "reason": reason, "words": words}
@@ -218,9 +223,9 @@ class Study:
 
     def _same(self, what: str, before: dict[str, Any], now: dict[str, Any], names: Iterable[str]) -> None:
         """Raise RunError where finished stages were made with another model or treebank of the same name."""
-        other = [name for name in names if before.get(name) != now.get(name)]
-        if self.manifest.stages and before and other:
-            told = "; ".join(f"{name}={before.get(name)!r}, and now it is {now.get(name)!r}" for name in other)
+        other = [name for name in names if name in before and before[name] != now[name]]  # older versions had fewer
+        if self.manifest.stages and other:
+            told = "; ".join(f"{name}={before[name]!r}, and now it is {now[name]!r}" for name in other)
             raise RunError(f"{self.out}: its finished stages used a {what} with {told}; choose another --out")
 
     def warn(self, text: str) -> None:
@@ -241,11 +246,8 @@ def _open_run(config: Config, out: Path, command: str) -> Manifest:
     other = [name for name, value in wanted.items() if made[name] != value and name not in NO_RESULT]
     refused = [name for name in other if _users(name, manifest) - {MADE_AGAIN.get(name)}]
     if refused:
-        told = "; ".join(f"{name}={made[name]!r}, and {wanted[name]!r} was asked for" for name in refused)
-        raise RunError(
-            f"{out}: holds a run with {told}; repeat its options ({manifest.command or 'called in Python'}), or choose "
-            "another --out"
-        )
+        raise replace(manifest, config=made).refusal(out, wanted, refused)
+    _check_list(config, out, manifest)
     again = [MADE_AGAIN[name] for name in other if _users(name, manifest)]
     manifest.stages = {stage: state for stage, state in manifest.stages.items() if stage not in again}
     manifest.config = {**made, **{name: wanted[name] for name in other}}
@@ -253,6 +255,18 @@ def _open_run(config: Config, out: Path, command: str) -> Manifest:
     if again:
         manifest.save(out)
     return manifest
+
+
+def _check_list(config: Config, out: Path, manifest: Manifest) -> None:
+    """Raise RunError where the user's list of neurons is no longer the one that finished stages have used."""
+    used = out / "neurons.json"
+    if config.neurons is None or "rank" not in manifest.stages or not used.exists():
+        return
+    if read_neurons(Path(config.neurons)) != read_neurons(used):
+        raise RunError(
+            f"--neurons {config.neurons}: changed since the finished stages of {out} used it; expected what is in "
+            f"{used}; choose another --out"
+        )
 
 
 def _users(option: str, manifest: Manifest) -> set[str | None]:

@@ -75,7 +75,7 @@ def run(config: Config, plan: Plan, out: Path, *, command: str = "", progress: b
             study.manifest.notes["sweep"] = settings
             study.finish("sweep", begin)
         found = carriers.lines(read_table(out / "carriers.parquet", CARRIERS))
-        page = report.build_report(out)
+        page = report.write_page(out)
     return [*found, f"Tables: {', '.join(str(out / name) for name in FILES)}", f"Page: {page}"]
 
 

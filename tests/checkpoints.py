@@ -5,6 +5,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -178,5 +179,6 @@ WRITERS: dict[str, Callable[..., Path]] = {
 """Every architecture, by a word for it."""
 BACKENDS = ("hooked", "bridge") if default_backend() == "hooked" else ("bridge",)
 """What the installed transformer-lens has."""
+hooked_only = pytest.mark.skipif("hooked" not in BACKENDS, reason="this transformer-lens has no HookedTransformer")
 NOT_HOOKED = ("gemma", "gemma2", "gemma3", "phi")
 """Those of which transformer-lens 3.9 makes no HookedTransformer from a folder, with transformers 5."""

@@ -164,7 +164,7 @@ def stub() -> None:
     # What takes time and is not looked at here: the commit, the versions, and waiting for the disk.
     manifest.subprocess.run, manifest.metadata.version, os.fsync = no_git, str, lambda _: None
     stages.STAGES.update(rank=rank, probe=probe, lesion=lesion, pages=pages)
-    study.report.build_report = page
+    study.report.write_page = page
 
 
 def attempts(work: Callable[[Path], None], folder: Path, mode: str, every: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the processes of a team do in the tests: started by torchrun, with the name of a task, and a file to write.
 
 `compare FILE`: every shared function by all processes and by the leader alone; how far they differ, by name, as JSON.
-`errors FILE`: what the leader sees of errors in one process and in all, as JSON.
+`errors FILE`: what the leader sees of errors in one process and in all, and who shares a device, as JSON.
 `die CALL N ARGUMENTS...`: the command line, where process 1 is killed the N-th time that CALL is shared with it.
 """
 
@@ -155,6 +155,12 @@ def nested(model: Any) -> list[int]:
     return items(model, [])
 
 
+@distributed.shared(lambda a, b: a + b)
+def on_device(model: Any) -> list[int]:  # noqa: ARG001
+    """What each process thinks how many are on its device."""
+    return [distributed.on_device()]
+
+
 def errors(file: Path) -> None:
     """What the leader sees: type, sentence and notes of the error, or what was returned."""
 
@@ -166,6 +172,7 @@ def errors(file: Path) -> None:
 
     model = distributed.load_model("demo", device="cpu")
     content = {
+        "on one device": [*on_device(model), distributed.on_device()],
         "none": seen(lambda: items(model, [])),
         "other": seen(lambda: items(model, [3])),
         "leader": seen(lambda: items(model, [4])),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import BACKENDS, NOT_HOOKED, VOCABULARY, WRITERS
+from checkpoints import BACKENDS, NOT_HOOKED, VOCABULARY, WRITERS, hooked_only
 from test_attribution import build_corpus
 from test_forks import forked, plain, plain_local, values
 from test_forks import some_tokens as some_rows
@@ -67,8 +67,8 @@ def test_logits_and_neurons_are_those_of_hugging_face(name: str, backend: str, f
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
+@hooked_only
 @pytest.mark.parametrize("name", NOT_HOOKED)
-@pytest.mark.skipif("hooked" not in BACKENDS, reason="this transformer-lens has no HookedTransformer at all")
 def test_what_cannot_be_hooked_says_so_in_one_line(name: str, folders: dict[str, Path]) -> None:
     with pytest.raises(ModelError, match=r"cannot make a hooked model of \w+ \(.*\); try backend='bridge'$") as raised:
         loaded(folders[name], "hooked")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from checkpoints import BACKENDS, VOCABULARY, write_gpt2, write_neox, write_other
+from checkpoints import BACKENDS, VOCABULARY, hooked_only, write_gpt2, write_neox, write_other
 
 import posneurons as pn
 from posneurons import loading
@@ -55,7 +55,7 @@ def test_another_model_is_refused_and_the_other_backend_has_the_right_one(case: 
             torch.testing.assert_close(found, source(tokens).logits, atol=1e-4, rtol=0)
 
 
-@pytest.mark.skipif("hooked" not in BACKENDS, reason="this transformer-lens has no HookedTransformer")
+@hooked_only
 def test_a_context_is_no_longer_than_the_model_was_made_for(tmp_path: Path) -> None:
     """TransformerLens takes 2,048 tokens for every Qwen 3."""
     folder = write_other(tmp_path / "checkpoint", "Qwen3")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import BACKENDS, write_gpt2, write_llama
+from checkpoints import hooked_only, write_gpt2, write_llama
 from places import Places, of, spread
 from test_attribution import build_corpus
 
@@ -18,7 +18,6 @@ from posneurons import hooked, models
 from posneurons.errors import ModelError
 from posneurons.forward import gathered
 
-hooked_only = pytest.mark.skipif("hooked" not in BACKENDS, reason="this transformer-lens has no HookedTransformer")
 CORPUS = build_corpus((6, 9, 4, 7))
 
 

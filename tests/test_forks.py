@@ -11,7 +11,7 @@ import demo
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_gpt2, write_llama, write_neox
+from checkpoints import hooked_only, write_gpt2, write_llama, write_neox
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scarce import small
@@ -134,6 +134,7 @@ def test_forks_equal_plain_hooks(scope: Any) -> None:
     assert ((losses - intact).abs().amax(1) > 1e-4).sum() >= 6  # there was something to see
 
 
+@hooked_only
 @pytest.mark.parametrize("lean", [True, False])
 def test_no_layer_is_run_that_a_condition_does_not_change(lean: bool) -> None:
     """A set of the last layer runs nothing but the unembedding; one of layer 3 starts at layer 4."""

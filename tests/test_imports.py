@@ -40,6 +40,8 @@ READING = {
     "attribution",
     "integrated",
     "key_neurons",
+    "path_runs",
+    "path_sums",
     "objectives",
     "logit_lens",
     "probe_rankings",
@@ -83,7 +85,16 @@ DRAWING = {
 }
 """What is drawn from frames; records know it inside their method `figure` only."""
 FILES = {"manifest", "study", "findings", "report", "cli", "doctor"} | DRAWING
-GRADIENTS = {"locality", "objectives", "attribution", "integrated", "key_neurons", "logit_lens"}
+GRADIENTS = {
+    "locality",
+    "objectives",
+    "attribution",
+    "integrated",
+    "key_neurons",
+    "logit_lens",
+    "path_runs",
+    "path_sums",
+}
 FORMULAS = {"probes", "probe_rankings", "lesions", *GRADIENTS, *SCORES}
 ENGINE = {"fills", "forks", "lesions", "lesion_study", "sweeps", "composition", "iteration"}
 TABLES = {"results", "lesion_results", "verdicts"}
@@ -176,7 +187,7 @@ FORBIDDEN = {
     "attribution": TEXT | FILES,
     "integrated": TEXT | FILES,
     "key_neurons": TEXT | FILES,
-    "quadrature": TENSORS | TEXT | READING | SCORES | FILES,
+    "quadrature": MODEL_LIBRARIES | TEXT | READING | SCORES | FILES,
     "objectives": TEXT | SCORES | FILES | {"records", "attribution"},
     "logit_lens": TEXT | FILES,
     "probe_rankings": TEXT | FILES,
@@ -185,7 +196,8 @@ FORBIDDEN = {
     "shortlist": TEXT | FILES,
     "digests": TEXT | SCORES | FILES | {"neurons", *(READING - {"models"})},
     "singles": TEXT | SCORES | FILES | {"probes", "workflow", "lesion_study", *GRADIENTS},
-    "path_sums": TEXT | (SCORES - {"effects"}) | FILES,
+    "path_runs": TEXT | (SCORES - {"effects"}) | FILES,
+    "path_sums": TEXT | FILES,
     "forks": TEXT | SCORES | FILES | {"probes", "lesions", "workflow"},
     "lesions": TEXT | SCORES | FILES | {"probes", "workflow", "lesion_study", *GRADIENTS},
     "steering": TEXT | SCORES | FILES,

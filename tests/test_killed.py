@@ -25,7 +25,7 @@ from killing import content, damaged
 from posneurons import passes, stages, study, sweep_run, tallies
 from posneurons.config import Config
 from posneurons.errors import RunError, TreebankError
-from posneurons.files import whole, write_json, write_whole
+from posneurons.files import PART, whole, write_json, write_whole
 from posneurons.loss_table import LossTable
 from posneurons.manifest import Manifest
 from posneurons.memory import explained
@@ -132,7 +132,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(
     monkeypatch.setattr(os, "fsync", seen_sync)
     monkeypatch.setattr(os, "replace", seen_replace)
     write_json(tmp_path / "x.json", {"a": float("nan")})
-    assert steps == [("sync", "x.json.part"), ("name", "x.json"), ("sync", "its folder")]
+    assert steps == [("sync", f"x.json{PART}"), ("name", "x.json"), ("sync", "its folder")]
     assert (tmp_path / "x.json").read_text() == '{\n "a": null\n}\n'
 
 
@@ -155,7 +155,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(name: str, config: Co
     )
     manifest.stages.pop(stage, None)
     manifest.save(copy)
-    (copy / f"{name}.part").symlink_to(FULL)
+    (copy / f"{name}{PART}").symlink_to(FULL)
     with pytest.raises(RunError) as caught:
         study.run(config, copy, progress=False)
     message = r"No space left on device; make room and run the same command again"
@@ -171,7 +171,7 @@ def test_a_full_disk_is_one_line_for_other_files_as_well(tmp_path: Path) -> None
     import posneurons as pn
 
     bank = pn.load_treebank().split("dev")
-    (tmp_path / "x.conllu.part").symlink_to(FULL)
+    (tmp_path / f"x.conllu{PART}").symlink_to(FULL)
     with pytest.raises(
         TreebankError, match=r"x.conllu: the file cannot be written: No space left on device; make room"
     ):
@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_line_for_other_files_as_well(tmp_path: Path) -> None
     corpus = demo.small()
     labels: list[dict[str, str | int]] = [{"lesion": "NOUN", "set": "key", "draw": 0}]
     intact: dict[str, str | int] = {"lesion": "", "set": "intact", "draw": 0}
-    (tmp_path / "losses.parquet.part").symlink_to(FULL)
+    (tmp_path / f"losses.parquet{PART}").symlink_to(FULL)
     words = np.repeat(corpus.readable("predict"), 50)
     with (
         pytest.raises(RunError, match=r"losses.parquet: the file cannot be written: No space left on device"),

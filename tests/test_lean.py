@@ -78,3 +78,14 @@ def test_what_it_does_not_say_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
     attention = lean._attention
     monkeypatch.setattr(lean, "_attention", lambda *given: 1.1 * attention(*given))
     assert not can_be_lean(model)
+
+
+@torch.no_grad()
+def test_a_huge_first_residual_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many language models, whose first position holds a residual hundreds of times as long as the others."""
+    model = pn.load_model(write_llama(tmp_path / "checkpoint"), device="cpu", dtype="float32")
+    model.W_E[[0, lean.CHECKED]] *= 1e5  # the first tokens of both rows that are compared
+    assert can_be_lean(model)
+    attention = lean._attention
+    monkeypatch.setattr(lean, "_attention", lambda *given: 1.1 * attention(*given))
+    assert not can_be_lean(model)

@@ -8,7 +8,7 @@ from typing import Any
 import demo
 import pytest
 import torch
-from checkpoints import write_gpt2, write_llama, write_neox
+from checkpoints import hooked_only, write_gpt2, write_llama, write_neox
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ WRITERS: dict[str, Callable[..., Path]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["demo", "gpt2", "neox", "llama", "capped"])
+@pytest.fixture(scope="module", params=["demo", "gpt2", "neox", "llama", pytest.param("capped", marks=hooked_only)])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     name = request.param
     if name == "demo":
@@ -165,6 +165,7 @@ def test_an_edit_is_felt_nowhere_else(position: int, layer: int, factor: float) 
     assert change[:, position].abs().max() > 1e-2
 
 
+@hooked_only
 def test_the_cap_bends_the_scores(tmp_path: Path) -> None:
     """Else the exactness of the capped model would say nothing."""
     model = pn.load_model(write_llama(tmp_path / "checkpoint"), device="cpu")
@@ -194,6 +195,26 @@ def test_what_cannot_be_hooked_is_noticed(tmp_path: Path) -> None:
     for model_of_two in (model, demo.model()):
         with model_of_two.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", unknown_cap)]):
             assert not can_be_local(model_of_two)
+
+
+@hooked_only
+def test_a_huge_first_residual_hides_nothing(tmp_path: Path) -> None:
+    """As in many language models, whose neurons do to the first position a hundred times what they do to the others."""
+    model = pn.load_model(write_llama(tmp_path / "checkpoint"), device="cpu")
+
+    def enlarge(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
+        return torch.cat([1e4 * value[:, :1], value[:, 1:]], dim=1)
+
+    huge = ("blocks.1.hook_resid_post", enlarge)
+    with model.hooks(fwd_hooks=[huge]):
+        assert can_be_local(model)
+    with model.hooks(fwd_hooks=[huge, ("blocks.1.attn.hook_attn_scores", unknown_cap)]):
+        assert not can_be_local(model)
+
+
+@hooked_only
+def test_a_hook_that_is_not_there_is_noticed(tmp_path: Path) -> None:
+    model = pn.load_model(write_llama(tmp_path / "checkpoint"), device="cpu")
     model.cfg.positional_embedding_type = "standard"  # so that keys are taken before their rotation, at no hook
     del model.hook_dict["blocks.0.attn.hook_k"]
     assert not can_be_local(model)

@@ -1,7 +1,5 @@
-import json
-import logging
-import shutil
-import warnings
+"""The surface of a model: its numbers beside Hugging Face's, its hooks, what it is, and that its neurons are there."""
+
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from checkpoints import BACKENDS, BOS, VOCABULARY, write_gpt2, write_llama, write_neox, write_tokenizer
-from huggingface_hub import errors
+from checkpoints import BACKENDS, VOCABULARY, hooked_only, write_gpt2, write_llama, write_neox, write_tokenizer
 from torch import Tensor
 
-from posneurons import checkpoints, models
+from posneurons import models
 from posneurons.errors import ModelError
 
 LLAMA3_ROPE = {
@@ -50,6 +47,10 @@ def load(folder: Path | str, **options: Any) -> Any:
     return models.load_model(folder, **({"device": "cpu"} | options))
 
 
+def raises(sentence: str) -> Any:
+    return pytest.raises(ModelError, match=sentence)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_llama(tmp_path_factory.mktemp("plain") / "my-llama-3", dtype=torch.bfloat16)
@@ -58,16 +59,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=BACKENDS)
 def model(request: pytest.FixtureRequest, folder: Path) -> Any:
     return load(folder, backend=request.param, dtype="float32")
-
-
-@pytest.fixture
-def copied(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "copy"))
-
-
-def edit_config(folder: Path, **fields: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 # reference: the same numbers as Hugging Face
@@ -183,6 +174,11 @@ def test_a_hook_changes_the_residual_and_leaves_nothing_behind(model: Any) -> No
         assert torch.equal(models.residual(model, text), before)
 
 
+def test_a_pass_with_a_hook_that_does_not_exist_is_refused(model: Any) -> None:
+    with pytest.raises(KeyError, match=r"blocks\.9\.mlp\.hook_post"):
+        models.residual(model, tokens(1, 3), [(models.post_name(9), lambda *_, **__: None)])
+
+
 def test_start_gives_what_the_whole_pass_gives(model: Any) -> None:
     text, kept = tokens(2, 6), {}
     with torch.no_grad():
@@ -219,78 +215,6 @@ def test_gradients_reach_activations_and_no_weight(model: Any) -> None:
     assert all(each.grad is None for each in model.parameters())
 
 
-# no copies
-
-
-@pytest.mark.parametrize("fields", [{}, {"tie_word_embeddings": True}, {"num_key_value_heads": 4}])
-def test_no_weight_is_copied_in_a_forward_pass(fields: dict[str, Any], tmp_path: Path) -> None:
-    model = load(write_llama(tmp_path / "views", **fields))
-    assert not any(each.is_meta for each in (*model.parameters(), *model.buffers()))
-    assert model.unembed.W_U.T.is_contiguous()
-    assert (model.unembed.W_U.data_ptr() == model.embed.W_E.data_ptr()) == bool(fields.get("tie_word_embeddings"))
-    for block in model.blocks:
-        assert all(each.T.is_contiguous() for each in (block.mlp.W_in, block.mlp.W_gate, block.mlp.W_out))
-        joined = block.attn.W_Q.permute(0, 2, 1).reshape(32, 32)
-        assert joined.data_ptr() == block.attn.W_Q.data_ptr()
-        assert block.attn.W_O.permute(2, 0, 1).reshape(32, 32).data_ptr() == block.attn.W_O.data_ptr()
-    assert len({block.attn.rotary_sin.data_ptr() for block in model.blocks}) == 1
-
-
-def test_a_forward_pass_allocates_no_weights(tmp_path: Path) -> None:
-    model = load(write_llama(tmp_path / "wide", intermediate_size=20_000, num_hidden_layers=1))
-    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
-        model(tokens(1, 3))
-    largest = max(event.self_cpu_memory_usage for event in profile.events())
-    assert 0 < largest < 4 * 32 * 20_000 / 2  # bytes of one matrix, halved; activations are 3 × 20,000 × 4
-
-
-def test_evaluation_mode_and_frozen(model: Any) -> None:
-    assert not model.training
-    assert not any(module.training for module in model.modules())
-    assert not any(each.requires_grad for each in model.parameters())
-
-
-def test_loading_says_nothing_and_changes_no_setting(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from huggingface_hub.utils import are_progress_bars_disabled
-    from transformers.utils.logging import is_progress_bar_enabled
-
-    def settings() -> Any:
-        return (
-            list(logging.root.handlers),
-            logging.root.manager.disable,
-            is_progress_bar_enabled(),
-            are_progress_bars_disabled(),
-            len(warnings.filters),
-            torch.get_default_dtype(),
-            torch.is_grad_enabled(),
-        )
-
-    before = settings()
-    for backend in BACKENDS:
-        load(folder, backend=backend)
-    assert settings() == before
-    assert tuple(capfd.readouterr()) == ("", "")
-
-
-# tokenizers
-
-
-@pytest.mark.parametrize("prepends", [True, False])
-def test_bos_comes_once(prepends: bool, tmp_path: Path) -> None:
-    where = write_llama(tmp_path / "bos", tokenizer={"prepends": prepends})
-    for backend in BACKENDS:
-        model = load(where, backend=backend)
-        assert model.to_tokens("the boats").tolist()[0].count(0) == 1
-        assert 0 not in model.tokenizer("the boats", add_special_tokens=False)["input_ids"]
-        assert model.tokenizer.is_fast
-        assert models.bos_id(model) == models.bos_id(model.tokenizer) == 0
-
-
-def test_bos_id_of_a_tokenizer_without() -> None:
-    with pytest.raises(ModelError, match=r"^my-tok: no BOS token; expected one, such as <\|begin_of_text\|>: set"):
-        models.bos_id(SimpleNamespace(bos_token_id=None, name_or_path="my-tok"))
-
-
 # describe
 
 
@@ -321,6 +245,7 @@ def test_describe_follows_a_cast(folder: Path) -> None:
     assert models.describe(load(folder).to(torch.float32)).dtype == "float32"
 
 
+@hooked_only
 def test_describe_of_a_model_made_by_hand() -> None:
     info = models.describe(planted())
     assert (info.name, info.revision, info.config_sha256, info.d_mlp) == ("custom", None, None, 8)
@@ -346,6 +271,7 @@ def planted(**fields: Any) -> Any:
     return HookedTransformer(common | {"act_fn": "relu", "d_mlp": 8} | fields)
 
 
+@hooked_only
 def test_no_neurons() -> None:
     with pytest.raises(
         ModelError, match=r"^custom: no MLP neurons at hook_post \(blocks.0.mlp.hook_post\) in .*dense MLP"
@@ -365,15 +291,15 @@ def test_a_mixture_of_experts_has_no_neurons(backend: str, tmp_path: Path) -> No
         load(tmp_path, backend=backend)
 
 
-def test_wrong_width() -> None:
-    model = planted()
+def test_wrong_width(folder: Path) -> None:
+    model = load(folder)
     model.cfg.d_mlp = 9
-    with pytest.raises(ModelError, match=r"wrong width at blocks.0.mlp.hook_post: found 8, expected d_mlp = 9; choose"):
+    with raises(r"wrong width at blocks.0.mlp.hook_post: found 48, expected d_mlp = 9; choose"):
         models.check_neurons(model)
 
 
-def test_logits_that_are_more_than_norm_and_unembedding() -> None:
-    model = planted()
+def test_logits_that_are_more_than_norm_and_unembedding(folder: Path) -> None:
+    model = load(folder)
     models.check_neurons(model)
     whole = model.forward
     model.forward = lambda *args, **options: whole(*args, **options) * (1 if "stop_at_layer" in options else 3)
@@ -386,293 +312,3 @@ def test_logits_that_are_more_than_norm_and_unembedding() -> None:
 def test_a_hook_that_does_not_exist(model: Any) -> None:
     with raises(r"nothing at hook 'blocks.9.mlp.hook_post'; expected one such as 'blocks.0.mlp.hook_post'$"):
         models.run_with_cache(model, tokens(1, 3), [models.post_name(9)])
-
-
-# errors of the user, each with its sentence
-
-
-def raises(sentence: str) -> Any:
-    return pytest.raises(ModelError, match=sentence)
-
-
-def test_unknown_backend_dtype_and_device() -> None:
-    with raises(r"^backend 'nnsight': no such backend; expected one of hooked, bridge$"):
-        models.load_model(backend="nnsight")
-    with raises(r"^dtype 'int8': no such dtype for a model; expected float32, bfloat16 or float16$"):
-        models.load_model(dtype="int8")
-    with raises(r"^dtype 'torch.float64': no such dtype"):
-        models.load_model(dtype=torch.float64)
-    with raises(r"^device 'gpu': no such device; expected cpu, cuda, cuda:0 or mps$"):
-        models.load_model(device="gpu")
-    with raises(r"^device 'meta': not usable on this machine; choose device='cpu'$"):
-        models.load_model(device="meta")
-
-
-def test_more_gpus_than_there_are() -> None:
-    with raises(r"^device 'cuda:99': this machine has \d+ usable GPUs; choose device='cpu'$"):
-        models.load_model(device="cuda:99")
-
-
-@pytest.mark.parametrize("name", ["./absent", "/absent/model", "a/b/c", Path("absent")])
-def test_no_such_folder(name: str | Path) -> None:
-    with raises(r": no such folder; expected a folder, a name on the Hugging Face Hub, or 'demo'$"):
-        load(name)
-
-
-def test_a_file_and_a_revision_of_a_folder(folder: Path) -> None:
-    with raises(r"model.safetensors: found a file, expected the folder that holds it; give that folder$"):
-        load(folder / "model.safetensors")
-    with raises(r"my-llama-3: a folder has no revision 'main'; give a revision only with a Hub name$"):
-        load(folder, revision="main")
-
-
-def test_not_a_name() -> None:
-    with raises(r"^my model: no such folder, and not a name of the Hub; expected owner/model, a folder, or 'demo'$"):
-        load("my model")
-
-
-def hub_error(kind: type[Exception]) -> Exception:
-    made = kind.__new__(kind)
-    Exception.__init__(made, "from the Hub")
-    return made
-
-
-@pytest.mark.parametrize(
-    ("kind", "sentence"),
-    [
-        (
-            errors.GatedRepoError,
-            r"^meta/some: access is gated; accept its licence on https://huggingface.co/meta/some and",
-        ),
-        (
-            errors.RepositoryNotFoundError,
-            r"^meta/some: no such folder, and no such public model on the Hugging Face Hub",
-        ),
-        (
-            errors.RevisionNotFoundError,
-            r"^meta/some: no revision 'v2'; look at https://huggingface.co/meta/some/commits$",
-        ),
-        (
-            errors.LocalEntryNotFoundError,
-            r"^meta/some: no such folder, not fetched before, and .* \(from the Hub\); connect",
-        ),
-        (
-            errors.OfflineModeIsEnabled,
-            r"cannot be reached \(from the Hub\); connect to the network, or give the folder",
-        ),
-    ],
-)
-def test_what_the_hub_refuses(kind: type[Exception], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> str:
-        raise hub_error(kind)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with raises(sentence):
-        load("meta/some", revision="v2")
-
-
-def test_a_snapshot_of_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit, asked = "c0ffee" * 6 + "c0ff", []
-    for file in folder.iterdir():
-        if file.suffix != ".safetensors":
-            (tmp_path / commit).mkdir(exist_ok=True)
-            shutil.copy(file, tmp_path / commit)
-
-    def download(
-        name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str], **_: Any
-    ) -> str:
-        assert ignore_patterns == ["*/*"]  # Meta's repositories hold the weights a second time in original/
-        asked.append((name, revision, allow_patterns))
-        if "*.safetensors" in allow_patterns:
-            shutil.copy(folder / "model.safetensors", tmp_path / commit)
-        return str(tmp_path / commit)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    info = models.describe(load("meta-llama/Some-Llama", revision="main"))
-    assert (info.name, info.revision) == ("meta-llama/Some-Llama", commit)
-    assert asked == [
-        ("meta-llama/Some-Llama", "main", ["*.json", "*.txt", "*.model"]),
-        ("meta-llama/Some-Llama", commit, ["*.safetensors"]),
-    ]
-
-
-def in_cache(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as a model `meta/some` that was fetched before the network went away."""
-    snapshot = cache / "models--meta--some" / "snapshots" / ("c0ffee" * 6 + "c0ff")
-    shutil.copytree(folder, snapshot)
-    (cache / "models--meta--some" / "refs").mkdir()
-    (cache / "models--meta--some" / "refs" / "main").write_text(snapshot.name)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    return snapshot
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_what_was_fetched_before_loads_without_a_network(
-    backend: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    snapshot = in_cache(folder, tmp_path, monkeypatch)
-    info = models.describe(load("meta/some", backend=backend))
-    assert (info.name, info.revision) == ("meta/some", snapshot.name)
-
-
-def test_half_fetched_and_never_fetched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (in_cache(folder, tmp_path, monkeypatch) / "model.safetensors").unlink()
-    with raises(r"^meta/some: no weights in .*; expected model.safetensors: fetch the checkpoint again$"):
-        load("meta/some")
-    with raises(r"^meta/other: no such folder, not fetched before, and the Hugging Face Hub cannot be reached"):
-        load("meta/other")
-
-
-def test_no_config_json(tmp_path: Path) -> None:
-    with raises(
-        r": no config.json in .*; expected a Hugging Face folder with config.json, tokenizer.json and model.safe"
-    ):
-        load(tmp_path)
-
-
-def test_damaged_config_json(copied: Path) -> None:
-    (copied / "config.json").write_text("{")
-    with raises(r"config.json: not JSON \(.*\); fetch the checkpoint again$"):
-        load(copied)
-
-
-@pytest.mark.parametrize(
-    "architecture", ["BertForMaskedLM", "BertLMHeadModel", "LlamaModel", "T5ForConditionalGeneration"]
-)
-def test_not_a_causal_language_model(architecture: str, copied: Path) -> None:
-    edit_config(copied, architectures=[architecture])
-    with raises(
-        rf": {architecture} is not a causal language model; expected one that predicts the next token, such as"
-    ):
-        load(copied)
-
-
-def test_no_architecture_stated(copied: Path) -> None:
-    edit_config(copied, architectures=None)
-    with raises(": a model of no stated architecture is not a causal language model"):
-        load(copied)
-
-
-def test_quantised_weights(copied: Path) -> None:
-    edit_config(copied, quantization_config={"quant_method": "gptq"})
-    with raises(
-        r": weights quantised with gptq; expected float32, bfloat16 or float16: choose the unquantised checkpoint$"
-    ):
-        load(copied)
-
-
-def test_no_tokenizer(copied: Path) -> None:
-    (copied / "tokenizer.json").unlink()
-    with raises(
-        r": no tokenizer in .*; expected tokenizer.json: save the tokenizer there too \(tokenizer.save_pretrained\)$"
-    ):
-        load(copied)
-
-
-def test_damaged_tokenizer(copied: Path) -> None:
-    (copied / "tokenizer.json").write_text("{}")
-    with raises(r": the tokenizer cannot be read \(.*\); fetch it again$"):
-        load(copied)
-
-
-def test_no_weights(copied: Path) -> None:
-    (copied / "model.safetensors").unlink()
-    with raises(r": no weights in .*; expected model.safetensors: fetch the checkpoint again$"):
-        load(copied)
-
-
-@pytest.mark.parametrize("keep", [4, 200, 0.5])
-def test_damaged_weights(keep: float, copied: Path) -> None:
-    path = copied / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: keep if isinstance(keep, int) else int(len(whole) * keep)])
-    with raises(r": model.safetensors is damaged \(.*\); fetch the checkpoint again$"):
-        load(copied)
-
-
-def test_missing_and_damaged_shards(tmp_path: Path) -> None:
-    where = write_llama(tmp_path / "shards", max_shard_size=40_000)
-    shards = sorted(where.glob("model-*.safetensors"))
-    assert len(shards) > 1
-    shards[1].rename(where / "elsewhere")
-    with raises(rf": 1 of {len(shards)} weight files missing, first {shards[1].name!r}; fetch the checkpoint again$"):
-        load(where)
-    (where / "elsewhere").rename(shards[1])
-    index = where / "model.safetensors.index.json"
-    index.write_text("{}")
-    with raises(r": model.safetensors.index.json is damaged; fetch the checkpoint again$"):
-        load(where)
-
-
-def test_missing_tensors(copied: Path) -> None:
-    edit_config(copied, num_hidden_layers=3)
-    with raises(
-        r": 9 tensors missing from the weights, first model.layers.2.input_layernorm.weight; fetch the checkpoint"
-    ):
-        load(copied)
-
-
-def test_tensors_of_another_shape(copied: Path) -> None:
-    edit_config(copied, intermediate_size=40)
-    with raises(r": transformers cannot load LlamaForCausalLM \(.*\); check config.json and the weight files$"):
-        load(copied)
-
-
-def test_what_hookedtransformer_lacks_the_bridge_has(tmp_path: Path) -> None:
-    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
-    for number, (fields, sentence) in enumerate(
-        (
-            ({"mlp_bias": True}, r"mlp_bias is true, which HookedTransformer lacks; use backend='bridge'$"),
-            (
-                {"rope_parameters": rope},
-                r"rope scaling 'dynamic'; HookedTransformer has default, linear and llama3: use",
-            ),
-        )
-    ):
-        where = write_llama(tmp_path / str(number), **fields)
-        with raises(sentence):
-            load(where)
-        with torch.no_grad():
-            got, expected = load(where, backend="bridge")(tokens(1, 9)), hugging_face(where)(tokens(1, 9)).logits
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
-
-
-def test_an_unknown_architecture(tmp_path: Path) -> None:
-    config = transformers.XGLMConfig(vocab_size=VOCABULARY, d_model=16, ffn_dim=16, num_layers=1, attention_heads=2)
-    transformers.XGLMForCausalLM(config).save_pretrained(tmp_path)
-    write_tokenizer(tmp_path)
-    with raises(r": TransformerLens cannot make a hooked model of XGLMForCausalLM \(.*\); try backend='bridge'$"):
-        load(tmp_path)
-
-
-# memory, said before loading
-
-
-@pytest.mark.parametrize(("dtype", "needed"), [(None, 82_240), ("fp32", 164_480)])
-def test_not_enough_memory(dtype: str | None, needed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posneurons.loading.build", lambda *_: pytest.fail("it loaded"))
-    monkeypatch.setattr(checkpoints, "free_memory", lambda _: needed - 1)
-    with raises(
-        r": the weights need 0.00 GB as \w+, but cpu has 0.00 GB free; close other programs, or choose a smaller"
-    ):
-        load(folder, dtype=dtype)
-
-
-def test_just_enough_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "free_memory", lambda _: 82_240)
-    load(folder)
-
-
-def test_not_enough_memory_is_seen_before_shards_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = write_llama(tmp_path / "shards", max_shard_size=40_000)
-    for shard in where.glob("model-*"):
-        if shard.suffix == ".safetensors":
-            shard.unlink()
-    monkeypatch.setattr(checkpoints, "free_memory", lambda _: 1)
-    with raises("the weights need"):
-        load(where)
-
-
-def test_the_word_for_bos_is_llama_3s() -> None:
-    assert BOS == "<|begin_of_text|>"

@@ -15,7 +15,9 @@ from synthetic import write_run
 from posneurons import cli, steer_run, study, sweep_run
 from posneurons.config import Config
 from posneurons.errors import RunError
+from posneurons.files import PART
 from posneurons.lock import alone
+from posneurons.report import build_report
 from posneurons.run_files import read_run
 from posneurons.sweep_plan import Plan
 
@@ -24,7 +26,7 @@ import sys, time
 from pathlib import Path
 from posneurons.lock import alone
 with alone(Path(sys.argv[1]), "posneurons run --top 5"):
-    (Path(sys.argv[1]) / "x.json.part").write_text("half")
+    (Path(sys.argv[1]) / "x.json.posneurons.part").write_text("half")
     print("here", flush=True)
     time.sleep(600)
 """
@@ -56,10 +58,13 @@ def attempts(folder: Path, mine: Path) -> dict[str, Callable[[], object]]:
         "sweep": partial(sweep_run.run, config, Plan(), folder),
         "steer": partial(steer_run.run, steer_run.SteerConfig(neurons=str(mine)), folder),
         "report": partial(cli.report, folder),
+        "build_report": partial(build_report, folder),
     }
 
 
-@pytest.mark.parametrize("command", ["run", "rank", "probe", "lesion", "verify", "sweep", "steer", "report"])
+@pytest.mark.parametrize(
+    "command", ["run", "rank", "probe", "lesion", "verify", "sweep", "steer", "report", "build_report"]
+)
 def test_the_second_is_refused_with_who_and_since_when(command: str, taken: tuple[Path, subprocess.Popen]) -> None:
     folder, process = taken
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -84,18 +89,12 @@ def test_a_killed_process_blocks_nobody_and_its_parts_are_removed(tmp_path: Path
     process.wait()
     assert json.loads((tmp_path / "running.json").read_text())["process"] == process.pid
     (tmp_path / "losses").mkdir()
-    (tmp_path / "losses/a.parquet.part").write_text("half")
+    (tmp_path / f"losses/a.parquet{PART}").write_text("half")
+    (tmp_path / "film.part").write_text("half")  # of somebody else: a folder may hold more than our run
     with alone(tmp_path, "me"):
         assert json.loads((tmp_path / "running.json").read_text())["process"] == os.getpid()
-        assert list(tmp_path.rglob("*.part")) == []
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", "losses"}
-
-
-def test_parts_are_left_alone_where_nobody_was_killed(tmp_path: Path) -> None:
-    """A folder may hold what is no run of ours."""
-    (tmp_path / "film.part").write_text("half")
-    with alone(tmp_path):
-        assert (tmp_path / "film.part").exists()
+        assert list(tmp_path.rglob(f"*{PART}")) == []
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "losses", "film.part"}
 
 
 def test_threads_of_one_process_are_two_as_well(tmp_path: Path) -> None:
@@ -127,3 +126,21 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "run/.lock").mkdir(parents=True)
     with pytest.raises(RunError, match=r"^--out .*/run: cannot be made or written \(Is a directory\); choose another$"):
         study.run(Config(), tmp_path / "run")
+
+
+def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    out = tmp_path / "run\udcff"
+    with pytest.raises(RunError, match=r"^--out .*/run\udcff: this name is not UTF-8; choose another$"):
+        study.run(Config(), out)
+    assert not out.exists()
+
+
+def test_what_went_wrong_is_said_where_the_folder_is_lost_too(tmp_path: Path) -> None:
+    def work() -> None:
+        with alone(tmp_path):
+            (tmp_path / "running.json").unlink()
+            (tmp_path / "running.json").mkdir()  # which cannot be removed as a file
+            raise RunError("no room")
+
+    with pytest.raises(RunError, match=r"^no room$"):
+        work()

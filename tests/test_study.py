@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import posneurons as pn
+from posneurons import cli as command_line
 from posneurons import neuron_lists, passes, stages, study
 from posneurons.config import Config
 from posneurons.errors import NeuronError, PosNeuronsError, RunError, TreebankError
@@ -326,6 +328,18 @@ def test_ctrl_c_says_how_to_go_on(little: Config, tmp_path: Path) -> None:
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said == "posneurons: stopped; the same command goes on from the last finished stage\n"
+
+
+@pytest.mark.parametrize("command", ["steer", "tag", "doctor", "report"])
+def test_ctrl_c_in_a_command_without_stages_is_one_line(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("steer_run.run", "tagging.run", "doctor.examine", "manifest.read_manifest"):
+        monkeypatch.setattr(f"posneurons.{name}", stop)
+    words = ("tag", "text.txt") if command == "tag" else (command,)
+    done = CliRunner().invoke(command_line.app, words)
+    assert (done.exit_code, done.output) == (130, "posneurons: stopped; the same command begins anew\n")
 
 
 def test_help_names_every_command() -> None:
