@@ -2,7 +2,8 @@
 
 Command:  python experiments/benchmark.py [--quick] [--only load,ranking,...] [--model demo|1b|both]
                  [--treebank EWT_DIR] [--neurox] [--out runs/benchmark]
-Cost:     under half an hour on two idle cores; --quick a few minutes. 2 GB of disk and 8 GB of memory for the 1B shape.
+Cost:     half an hour on two idle cores, a third of it growth; --quick a few minutes. 2 GB of disk and 8 GB of
+          memory for the 1B shape.
 Outcome:  a peak of loading at most 1.25 times the weights; a ranking at most 1.25 times the bare forward pass;
           integrated gradients 20 times and lesion sweeps 8 times faster than the plain loops; straight lines for
           what grows. benchmark.md and benchmark.json in --out hold the table and every repeat.

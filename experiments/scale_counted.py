@@ -214,6 +214,7 @@ def batch_table(model: Any, longest: int, free: float) -> pd.DataFrame:
         "graph": "attribution and relp, local",
         "graph_all": "attribution and relp, scope=all",
         "path": "integrated_gradients, key_neuron_rule",
+        "path_all": "the same with path=joint, or per=model",
     }
     needs = {what: memory.need(model, kind, longest) for kind, what in uses.items()}
     needs["lesions, sweeps, verify, effects of pages (several at once)"] = lesion_need(model, longest)

@@ -31,11 +31,12 @@ NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 LOGIT_ROWS = 1024
 """Rows of float32 logits that are in memory at once, three times over while their loss is taken."""
 
-Kind = Literal["forward", "kept", "lens", "graph", "graph_all", "path"]
+Kind = Literal["forward", "kept", "lens", "graph", "graph_all", "path", "path_all"]
 """What a pass holds of each token: one layer at work; the activations of all layers; and the residuals before the MLPs;
-what the backward pass needs of all layers, for one position or for all, or beside a run that is kept whole."""
+what the backward pass needs of all layers, for one position or for all, or beside a run that is kept whole, for one
+layer at a time or for all."""
 
-_GRAPH = ("graph", "graph_all", "path")
+_GRAPH = ("graph", "graph_all", "path", "path_all")
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,10 @@ def need(model: Any, kind: Kind, longest: int) -> Need:
         layer += (14 * width + 4 * neurons + 3 * scores) * size
     if kind == "graph_all":
         layer += 8 * neurons  # changes and their sums, float32
-    if kind == "path":
+    if kind in ("path", "path_all"):
         layer += (2 * width + 2 * heads * cfg.d_head) * size + 8 * width
+    if kind == "path_all":
+        layer += 16 * neurons  # activations, derivatives, and their sums twice, float32
     rows = 0 if kind == "kept" else 5 * 4 * info.d_vocab
     return Need(working + info.n_layers * layer, rows, 0 if kind == "kept" else 8 * width * neurons)
 

@@ -95,8 +95,8 @@ def attributions(
     for here, count in steps.items():
         group = list(range(len(clean.acts))) if path == "joint" else [here]
         full, without = (_at_place(model, scene, clean, group, target, place) for place in (1.0, 0.0))
-        path_nodes = nodes(count, rule, clean.balance(here).to(clean.scores.device))
-        found = _along(model, scene, clean, group, path_nodes, target)
+        places, weights = (each.to(full.device) for each in nodes(count, rule, clean.balance(here).cpu()))
+        found = _along(model, scene, clean, group, (places, weights), target)
         difference = full - without
         total = torch.stack([each.sum(1) for each in found.values()]).sum(0)
         rounding = (full - clean.scores).abs().sum() + NOISE * full.abs().sum()
@@ -177,7 +177,8 @@ def _clean(model: Any, scene: Scene, target: Target, local: bool) -> _Clean:
 
     sums = [(rest(layer), written(layer)) for layer in layers]
     after = [_at_words(each, scene).float() for each in (*(before[layer] for layer in layers[1:]), final)]
-    adds_up = all((a + b - c).norm() <= 0.02 * c.norm() for (a, b), c in zip(sums, after, strict=True))
+    off = [((a + b - c).norm(dim=1) / c.norm(dim=1)).mean() for (a, b), c in zip(sums, after, strict=True)]
+    adds_up = all(each <= 0.02 for each in off)
     return _Clean(
         before=[before[layer] for layer in layers],
         acts=[acts[layer] for layer in layers],
@@ -197,7 +198,9 @@ def _runs(model: Any, scene: Scene, clean: _Clean, group: list[int]) -> Iterator
     if clean.after(group):
         yield everyone, partial(_after_layer, model, scene, clean, group[0])
         return
-    for words in [everyone] if clean.keys_values else [positions == each for each in torch.unique(positions)]:
+    for words in (
+        [everyone] if clean.keys_values is not None else [positions == each for each in torch.unique(positions)]
+    ):
         yield words, partial(_through_layers, model, scene, clean, group, words)
 
 
@@ -244,8 +247,10 @@ def _later(
     """The residual of the words after the last block; only their positions are run where a model allows it, and each
     sees its own alone.
     """
-    if start == len(clean.acts) or clean.keys_values is None:
+    if start == len(clean.acts):
         return rows
+    if clean.keys_values is None:
+        raise AssertionError("only positions that see no other can be run alone")
     shape = (scene.batch.tokens.shape[0], scene.batch.tokens.shape[1])
     inside = local_hooks(model, clean.keys_values, start=start)
     if not clean.packs:

@@ -29,7 +29,7 @@ from posneurons.records import Corpus
 from posneurons.words import At, Path, Per, Rule, Target
 
 PILOT = 128
-"""Words of the pilot, at least, where the corpus has as many."""
+"""Words of the pilot, where the corpus has as many."""
 
 ENOUGH = 0.7 * TOLERANCE
 """Share that a layer may miss on the pilot, so that it stays below the tolerance on the corpus."""
@@ -88,19 +88,19 @@ def path_sums(
 def planned(model: Any, corpus: Corpus, integral: Integral) -> dict[int, int]:
     """How many nodes each layer has (layer 0 stands for all on the joint path).
 
-    With the rule of Gauss and Legendre they are doubled until a layer's attributions miss, on the pilot, by no more
-    than 0.7 of what they may.
+    With the rule of Gauss and Legendre they are doubled, up to 16 times as many, until a layer's attributions miss, on
+    the pilot, by no more than 0.7 of what they may.
     """
     layers = range(models.describe(model).n_layers if integral.path == "layer" else 1)
     found = dict.fromkeys(layers, integral.steps)
     if integral.rule != "gauss_legendre":
         return found
     pilot = sample_rows(corpus, integral.at, PILOT, np.random.default_rng(integral.seed))
-    short = found
+    short, how = found, _how(model, integral)
     while short:
         seen = Completeness()
         for scene in _scenes(model, pilot, integral):
-            for _ in attributions(model, scene, short, **_how(model, integral), seen=seen):
+            for _ in attributions(model, scene, short, **how, seen=seen):
                 pass
         short = {
             layer: 2 * count
@@ -111,8 +111,11 @@ def planned(model: Any, corpus: Corpus, integral: Integral) -> dict[int, int]:
     return found
 
 
-def _scenes(model: Any, corpus: Corpus, integral: Integral, progress: bool = False) -> Iterator[Scene]:
-    room = limit(model, "path", corpus.row_bounds)
+def _scenes(
+    model: Any, corpus: Corpus, integral: Integral, per: Per = "layer", progress: bool = False
+) -> Iterator[Scene]:
+    whole = per == "model" or integral.path == "joint"
+    room = limit(model, "path_all" if whole else "path", corpus.row_bounds)
     device, label = models.describe(model).device, "integrated gradients"
     return scenes(corpus, integral.at, device, tokens=integral.tokens, limit=room, progress=progress, label=label)
 
@@ -132,10 +135,10 @@ def _summed(
     per: Per,
     progress: bool,
 ) -> Sums:
-    info, seen = models.describe(model), Completeness()
+    info, seen, how = models.describe(model), Completeness(), _how(model, integral)
     state = EffectAccumulator(len(corpus.tags), info.n_layers, info.d_mlp, info.device)
-    for scene in _scenes(model, corpus, integral, progress):
-        found = attributions(model, scene, steps, **_how(model, integral), seen=seen)
+    for scene in _scenes(model, corpus, integral, per, progress):
+        found = attributions(model, scene, steps, **how, seen=seen)
         for layer, values in _taken(found, take, per):
             state.update(layer, scene.tags, scene.rows, values)
         seen.check(EARLY)
@@ -151,7 +154,7 @@ def _taken(
         yield from ((layer, take(values)) for layer, values in found)
     else:
         layers, parts = zip(*found, strict=True)
-        together = take(torch.cat(parts, dim=1))
-        yield from zip(
-            layers, rearrange(together, "word (layer neuron) -> layer word neuron", layer=len(layers)), strict=True
-        )
+        together = torch.cat(parts, dim=1)
+        del parts  # as large as what they were put together to
+        by_layer = rearrange(take(together), "word (layer neuron) -> layer word neuron", layer=len(layers))
+        yield from zip(layers, by_layer, strict=True)

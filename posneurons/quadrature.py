@@ -11,6 +11,7 @@ the same differ by (rounding), is measured, and more than 5 % is an error.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,7 +65,8 @@ def nodes(steps: int, rule: Rule, balance: Float[Tensor, " word"]) -> Nodes:
 class Completeness:
     """How far attributions miss what they must add up to, per layer (one entry for the joint path), summed over words.
 
-    `missed`: by how much. `wanted`: what they must add up to. `rounding`: by how much two runs of the same differ.
+    `missed`: by how much. `wanted`: what they must add up to. `rounding`: by how much two runs of the same differ, and
+    what summing in float32 may cost.
     """
 
     missed: dict[int, float] = field(default_factory=dict)
@@ -85,7 +87,12 @@ class Completeness:
         return both
 
     def of(self, layer: int) -> float:
-        """Share that a layer misses beyond rounding; 0 for one that does next to nothing, which cannot be judged."""
+        """Share that a layer misses beyond rounding; 0 for one that does next to nothing, which cannot be judged.
+
+        Infinite where a sum is not finite.
+        """
+        if not math.isfinite(self.missed[layer] + self.wanted[layer] + self.rounding[layer]):
+            return math.inf
         if self.wanted[layer] <= 4 * self.rounding[layer]:
             return 0.0
         return max(0.0, self.missed[layer] - self.rounding[layer]) / self.wanted[layer]

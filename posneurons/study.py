@@ -146,7 +146,7 @@ class Study:
         """
         before, now = self.manifest.software, self._software
         other = [f"{name} {now[name]} (before: {before.get(name)})" for name in now if before.get(name) != now[name]]
-        if other and stage in stages.STAGES:
+        if other and stage != "report":
             self.warn(
                 f"the stage {stage} was made with other software than this run was begun with: {', '.join(other)}"
             )

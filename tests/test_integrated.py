@@ -324,6 +324,11 @@ def test_completeness_by_hand() -> None:
     assert [seen.of(layer) for layer in range(4)] == [pytest.approx(0.01), pytest.approx(0.02), 0, 0]
     assert seen.error() == pytest.approx(0.02)
     seen.check()
+    lost = Completeness()
+    lost.add(0, float("nan"), 1.0, 0.0)
+    lost.add(1, 0.0, 1.0, 0.0)
+    with pytest.raises(PosNeuronsError, match=r"by inf%; expected at most 5%"):
+        lost.check()
     seen.add(0, 0.95, 0.0, 0.0)
     with pytest.raises(PosNeuronsError, match=r"by 10\.5%; expected at most 5%"):
         seen.check()

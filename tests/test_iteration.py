@@ -12,7 +12,7 @@ import torch
 from checkpoints import write_llama
 
 import posneurons as pn
-from posneurons import integrated, models
+from posneurons import models, path_sums
 from posneurons.errors import NeuronError
 from posneurons.fills import Donors, Fill
 from posneurons.iteration import Iterations, Round, iterate, lesioned
@@ -151,7 +151,7 @@ def test_packed_runs_are_lesioned_at_every_place(n_tokens: int, tmp_path: Path) 
     how: dict[str, Any] = {"contrast": False, "tokens": n_tokens}
     with lesioned(model, gone, Fill(torch.full((2, 48), 0.5))):
         found = pn.rank(model, source.sample(8, 7), "integrated_gradients", **how).scores
-        with patch.object(integrated, "can_be_local", return_value=False):
+        with patch.object(path_sums, "can_be_local", return_value=False):
             expected = pn.rank(model, source.sample(8, 7), "integrated_gradients", **how).scores
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.nanmax(np.abs(expected)))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,9 +71,9 @@ PASSES: dict[str, tuple[memory.Kind, Callable[..., Any]]] = {
     "all": ("graph_all", lambda model, corpus, **how: attribution(model, corpus, scope="all", **how)),
     "relp": ("graph", relp),
     "relp, all": ("graph_all", lambda model, corpus, **how: relp(model, corpus, scope="all", **how)),
-    "integrated": ("path", lambda model, corpus, **how: integrated_gradients(model, corpus, steps=2, **how)),
-    "joint": ("path", lambda model, corpus, **how: integrated_gradients(model, corpus, steps=2, path="joint", **how)),
-    "rule": ("path", lambda model, corpus, **how: key_neuron_rule(model, corpus, steps=2, per="model", **how)),
+    "integrated": ("path", partial(integrated_gradients, steps=2)),
+    "joint": ("path_all", partial(integrated_gradients, steps=2, path="joint")),
+    "rule": ("path_all", partial(key_neuron_rule, steps=2, per="model")),
 }  # fmt: skip
 
 
@@ -105,6 +106,7 @@ def test_a_need_by_hand(wide: tuple[Any, Corpus]) -> None:
     keys_and_values = 2 * 2 * 16 * size
     path = graph + 3 * ((2 * 64 * size + keys_and_values) + 8 * 64)
     assert memory.need(model, "path", 50).token == path
+    assert memory.need(model, "path_all", 50).token == path + 3 * 16 * 224
 
 
 @given(token=st.integers(1, 10**7), row=st.integers(0, 10**7), fixed=st.integers(0, 10**9), free=st.integers(0, 10**11))

@@ -66,7 +66,7 @@ def test_the_command_writes_tables_and_texts(tmp_path: Path, keys: Path) -> None
     assert (out / "steer.parquet").read_bytes() == before
     other = CliRunner().invoke(cli.app, [*words, "--seed", "1"])
     assert isinstance(other.exception, PosNeuronsError)
-    assert "holds a run with seed=0, and 1 was asked for; repeat its options (posneurons " in str(other.exception)
+    assert "holds a run with seed=0, and 1 was asked for; repeat its options (posneurons" in str(other.exception)
 
 
 def test_added_values_count_standard_deviations_of_the_training_split() -> None:
